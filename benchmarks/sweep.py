@@ -1,0 +1,166 @@
+"""How long does a 4 × 4 grid of CFG scale and LoRA weight take: exact, fast, and as a plain graph of core nodes?
+
+    python dev.py bench sweep --checkpoint PATH [--size 256] [--steps 8] [--device cpu|cuda] [--json FILE]
+    python dev.py bench sweep --quick
+
+All three make the same sixteen images with seeds of their own, in one ComfyUI, after a warm-up of one image. The plain
+graph has LoraLoader, CLIPTextEncode, KSampler and VAEDecode for each cell, and ComfyUI's default cache. --quick runs on
+the tiny SDXL of the demo: it shows that the program works and says nothing about a real model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+if "dev" not in sys.modules:
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    assert spec is not None and spec.loader is not None
+    sys.modules["dev"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["dev"])
+import dev  # noqa: E402
+
+Graph = dict[str, dict[str, Any]]
+CFGS, WEIGHTS = (2.0, 4.0, 6.0, 8.0), (0.0, 0.5, 0.75, 1.0)
+RANK = 16
+LORA = "bench.safetensors"
+PREFIXES = {
+    "model.diffusion_model.": "lora_unet_",
+    "conditioner.embedders.0.transformer.": "lora_te1_",
+}
+PROJECTIONS = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "q_proj.weight", "v_proj.weight")
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def random_lora(checkpoint: Path, path: Path) -> None:
+    """Low-rank pairs for the attention of the U-Net and of CLIP-L, small enough to leave the images whole."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = {}
+    with safe_open(str(checkpoint), "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - a file, not a mapping
+            prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)
+            if prefix is None or not key.endswith(PROJECTIONS):
+                continue
+            rows, columns = file.get_slice(key).get_shape()
+            name = PREFIXES[prefix] + key.removeprefix(prefix).removesuffix(".weight").replace(".", "_")
+            pairs[f"{name}.lora_down.weight"] = torch.randn(RANK, columns, generator=generator) / columns**0.5
+            pairs[f"{name}.lora_up.weight"] = torch.randn(rows, RANK, generator=generator) * 1e-3
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(pairs, path)
+
+
+def plain(options: argparse.Namespace, seed: int, cells: list[tuple[float, float]]) -> Graph:
+    graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=options.checkpoint.name),
+        "empty": node("EmptyLatentImage", width=options.size, height=options.size, batch_size=1),
+    }
+    for number, (cfg, weight) in enumerate(cells):
+        own = {kind: f"{kind}{number}" for kind in ("lora", "yes", "no", "sample", "decode", "save")}
+        graph |= {
+            own["lora"]: node(
+                "LoraLoader", model=["ckpt", 0], clip=["ckpt", 1], lora_name=LORA, strength_model=weight,
+                strength_clip=weight,
+            ),
+            own["yes"]: node("CLIPTextEncode", clip=[own["lora"], 1], text="moon"),
+            own["no"]: node("CLIPTextEncode", clip=[own["lora"], 1], text=""),
+            own["sample"]: node(
+                "KSampler", model=[own["lora"], 0], positive=[own["yes"], 0], negative=[own["no"], 0],
+                latent_image=["empty", 0], seed=seed, steps=options.steps, cfg=cfg, sampler_name="euler",
+                scheduler="normal", denoise=1.0,
+            ),
+            own["decode"]: node("VAEDecode", samples=[own["sample"], 0], vae=["ckpt", 2]),
+            own["save"]: node("SaveImage", images=[own["decode"], 0], filename_prefix="plain"),
+        }  # fmt: skip
+    return graph
+
+
+def swept(options: argparse.Namespace, seed: int, mode: str) -> Graph:
+    return {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=options.checkpoint.name),
+        "cfg": node("MjesecSweepAxis", parameter="CFG scale", values=", ".join(map(str, CFGS))),
+        "weight": node(
+            "MjesecSweepAxis", parameter="LoRA weight", values=", ".join(map(str, WEIGHTS)), axes=["cfg", 0]
+        ),
+        "sweep": node(
+            "MjesecSweep", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2], axes=["weight", 0], prompt="moon",
+            negative="", width=options.size, height=options.size, seed=seed, steps=options.steps, cfg=1.0,
+            sampler="euler", scheduler="normal", lora_weight=1.0, lora_name=LORA, mode=mode,
+        ),
+        "report": node("PreviewAny", source=["sweep", 1]),
+    }  # fmt: skip
+
+
+def seconds(host: dev.HostProcess, graph: Graph) -> tuple[float, dict[str, Any]]:
+    """How long the host worked on a graph, by its own clock, and the history entry."""
+    entry = host.wait(host.queue(graph))
+    if failure := dev.failure_of(entry):
+        raise dev.Failure(f"{failure}; the host's log ends:\n{dev.tail(host.log, 30)}")
+    times = {name: told["timestamp"] for name, told in entry["status"]["messages"]}
+    return (times["execution_success"] - times["execution_start"]) / 1000, entry
+
+
+def measure(options: argparse.Namespace, setup: dev.Setup) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="mjesec-bench-") as folder:
+        base = Path(folder)
+        random_lora(options.checkpoint, base / "models" / "loras" / LORA)
+        place = base / "models" / "checkpoints" / options.checkpoint.name
+        place.parent.mkdir(parents=True)
+        place.symlink_to(options.checkpoint)
+        arguments = ["--cpu", "--bf16-unet", "--bf16-text-enc"] if options.device == "cpu" else []
+        with dev.HostProcess(setup, base, base / "comfyui.log", arguments) as host:
+            dev.check_loaded(host)
+            seconds(host, plain(options, 1, [(2.0, 0.5)]))
+            cells = [(cfg, weight) for weight in WEIGHTS for cfg in CFGS]
+            found: dict[str, Any] = {"plain": seconds(host, plain(options, 2, cells))[0]}
+            found["exact"] = seconds(host, swept(options, 3, "exact"))[0]
+            found["fast"], entry = seconds(host, swept(options, 4, "fast"))
+            found["fast report"] = entry["outputs"]["sweep"]["text"][0]
+            return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="an SDXL checkpoint; random weights will do")
+    parser.add_argument("--quick", action="store_true", help="the tiny SDXL of the demo, 64 px, 2 steps")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="write the numbers there as well")
+    options = parser.parse_args()
+    if options.quick:
+        options.checkpoint, options.size, options.steps = dev.TINY_SDXL, 64, 2
+    if options.checkpoint is None or not options.checkpoint.is_file():
+        parser.error("give an SDXL checkpoint with --checkpoint, or --quick")
+    options.checkpoint = options.checkpoint.absolute()
+    comfyui = dev.local_comfyui(dev.ROOT, os.environ)
+    if comfyui is None:
+        raise dev.Failure("The benchmark needs a ComfyUI: start it with `python dev.py bench sweep`.")
+    found = measure(options, dev.Setup(comfyui, Path(sys.executable), dev.cache_folder(os.environ)))
+    print(f"4 × 4 cells of {options.size} px, {options.steps} steps, {options.device}:")
+    for way in ("plain", "exact", "fast"):
+        print(f"  {way:6} {found[way]:8.1f} s  {found[way] / found['plain']:.2f} of the plain graph")
+    print("\n".join(f"  {line}" for line in found["fast report"].splitlines()))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except dev.Failure as failure:
+        sys.exit(str(failure))

@@ -1,0 +1,57 @@
+"""Axes and images to figures. Host-free: nothing here knows ComfyUI or the trainer.
+
+Importing this loads Pillow alone; numpy and matplotlib come with the first chart, heat map or PDF.
+"""
+
+from .axes import Axis, Parameter, format_value, parse_values
+from .cells import Cell, cells, execution_order
+from .chart import loss_chart
+from .contact_sheet import contact_sheet
+from .draw import by_index, draw_figure, draw_pages, image_sizes, render
+from .export import (
+    figure_manifest,
+    latex_snippet,
+    save_pdf,
+    save_png,
+    save_svg,
+    write_manifest_csv,
+    write_manifest_json,
+)
+from .heat_map import draw_heat_map, plan_heat_map
+from .layout import Layout
+from .parameters import COST_RANK, PARAMETERS, parameter_named
+from .plan import plan_figure, plan_pages
+from .style import FigureStyle
+
+__all__ = [
+    "COST_RANK",
+    "PARAMETERS",
+    "Axis",
+    "Cell",
+    "FigureStyle",
+    "Layout",
+    "Parameter",
+    "by_index",
+    "cells",
+    "contact_sheet",
+    "draw_figure",
+    "draw_heat_map",
+    "draw_pages",
+    "execution_order",
+    "figure_manifest",
+    "format_value",
+    "image_sizes",
+    "latex_snippet",
+    "loss_chart",
+    "parameter_named",
+    "parse_values",
+    "plan_figure",
+    "plan_heat_map",
+    "plan_pages",
+    "render",
+    "save_pdf",
+    "save_png",
+    "save_svg",
+    "write_manifest_csv",
+    "write_manifest_json",
+]

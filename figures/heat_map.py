@@ -1,0 +1,108 @@
+"""One number a cell as a heat map: seconds, saturation, distance to a reference cell, …"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from .axes import Axis
+from .draw import render
+from .fonts import Face
+from .layout import Box, Layout, TextRun
+from .page import Index
+from .plan import plan_figure
+from .style import FigureStyle
+
+_DEFAULT_STYLE = FigureStyle()
+_NO_VALUE = "no value"
+_LIGHT_INK, _DARK_INK = "#ffffff", "#111111"
+
+Colour = tuple[int, int, int]
+
+
+def draw_heat_map(
+    axes: Sequence[Axis],
+    values: Mapping[Index, float | None],
+    style: FigureStyle = _DEFAULT_STYLE,
+    *,
+    cell_size: tuple[int, int] = (112, 72),
+    digits: int = 3,
+) -> Image.Image:
+    """Each cell's number on its colour, laid out like `draw_figure`; see `plan_heat_map`."""
+    return render(*plan_heat_map(axes, values, style, cell_size=cell_size, digits=digits))
+
+
+def plan_heat_map(
+    axes: Sequence[Axis],
+    values: Mapping[Index, float | None],
+    style: FigureStyle = _DEFAULT_STYLE,
+    *,
+    cell_size: tuple[int, int] = (112, 72),
+    digits: int = 3,
+) -> tuple[Layout, Callable[[Index], Image.Image | None]]:
+    """Layout and cell images for `render`, `save_svg` and `save_pdf`.
+
+    values: by cell index; absent, None and not finite ones are drawn as missing. Colours run from the least
+    to the greatest value (viridis: legible in grey and to the colour-blind).
+    cell_size: px. digits: significant ones printed.
+    """
+    finite = {index: value for index, value in values.items() if value is not None and math.isfinite(value)}
+    layout = plan_figure(axes, dict.fromkeys(finite, cell_size), style)
+    colours = dict(zip(finite, _viridis(list(finite.values())), strict=True))
+    texts = [
+        replace(run, text=_NO_VALUE) if run.role == "reason" and run.text == "no image" else run for run in layout.texts
+    ]
+    size = _number_size(layout, [_number(value, digits) for value in finite.values()])
+    texts += [
+        _centred(style, cell.box, _number(finite[cell.index], digits), size, _ink_on(colours[cell.index]))
+        for cell in layout.cells
+        if cell.index in finite
+    ]
+    swatches = {index: Image.new("RGB", cell_size, colour) for index, colour in colours.items()}
+    return replace(layout, texts=tuple(texts)), swatches.get
+
+
+def _viridis(values: Sequence[float]) -> list[Colour]:
+    from matplotlib import colormaps
+
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    span = high - low
+    shares = [(value - low) / span if span else 0.5 for value in values]
+    rows = colormaps["viridis"](shares, bytes=True)
+    return [(int(red), int(green), int(blue)) for red, green, blue, _ in rows]
+
+
+def _number(value: float, digits: int) -> str:
+    """`digits` significant digits, in full where that takes no more than a few zeros."""
+    if value == 0 or 1e-4 <= abs(value) < 10**digits:
+        decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+        return f"{value:.{max(0, decimals)}f}"
+    return f"{value:.0f}" if abs(value) < 1e7 and abs(value) >= 1 else f"{value:.{digits - 1}e}"
+
+
+def _number_size(layout: Layout, texts: Sequence[str]) -> int:
+    """The largest size, up to a fourth above the headers', at which every number fits its cell."""
+    headers = [run.size for run in layout.texts if run.role == "value"]
+    size = round(1.25 * max(headers, default=13))
+    width = min((cell.box.width for cell in layout.cells), default=0)
+    while size > 6 and Face(layout.style.font, size).widest(tuple(texts)) > 0.9 * width:
+        size -= 1
+    return size
+
+
+def _centred(style: FigureStyle, box: Box, text: str, size: int, colour: str) -> TextRun:
+    digit_height = -Face(style.font, size).font.getbbox("0", anchor="ls")[1]
+    x, baseline = box.x + box.width / 2, box.y + (box.height + digit_height) / 2
+    return TextRun(text, x, baseline, size, False, "middle", "value", colour=colour)
+
+
+def _ink_on(colour: Colour) -> str:
+    """Black or white, whichever has more contrast with `colour` (WCAG relative luminance)."""
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return _DARK_INK if luminance > 0.179 else _LIGHT_INK

@@ -1,0 +1,22 @@
+"""The plugin's nodes: one list is its table of contents."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import dataset, figure, lora, settings, sweep, sweep_axis, train
+
+NODES: list[type[io.ComfyNode]] = [
+    *dataset.NODES,
+    *settings.NODES,
+    *train.NODES,
+    *lora.NODES,
+    *sweep_axis.NODES,
+    *sweep.NODES,
+    *figure.NODES,
+]
+
+
+class MjesecExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

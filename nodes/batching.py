@@ -1,0 +1,277 @@
+"""Fast mode: cells that share their sigmas are sampled in one call, each with its own seed, CFG scale and LoRA weight.
+
+Only what is known to give the same images is batched. Everything else is left to be computed exactly, with a note that
+says why. How far a batch is from the host's own KSampler is measured on one cell that is computed both ways.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import latent_preview
+import torch
+from comfy.k_diffusion import sampling as k_diffusion
+
+from .batch_lora import BatchLora
+from .engine import Job, Sweeping
+from .sampling import Studio
+from .shot import Shot
+
+_MOST_AT_ONCE = 16
+_BROWNIAN = frozenset(
+    f"dpmpp_{kind}{place}" for kind in ("sde", "2m_sde", "2m_sde_heun", "3m_sde") for place in ("", "_gpu")
+)
+_NOISELESS = frozenset(
+    [
+        "euler",
+        "euler_cfg_pp",
+        "heun",
+        "heunpp2",
+        "exp_heun_2_x0",
+        "dpm_2",
+        "lms",
+        "dpm_fast",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "gradient_estimation",
+        "gradient_estimation_cfg_pp",
+        "ddim",
+        "uni_pc",
+        "uni_pc_bh2",
+    ]
+)
+_NOISY = frozenset(
+    [
+        "euler_ancestral",
+        "euler_ancestral_cfg_pp",
+        "exp_heun_2_x0_sde",
+        "dpm_2_ancestral",
+        "dpmpp_2s_ancestral",
+        "dpmpp_2s_ancestral_cfg_pp",
+        "ddpm",
+        "lcm",
+        "res_multistep",
+        "res_multistep_cfg_pp",
+        "res_multistep_ancestral",
+        "res_multistep_ancestral_cfg_pp",
+        "er_sde",
+        "seeds_2",
+        "seeds_3",
+        "sa_solver",
+        "sa_solver_pece",
+    ]
+)
+BATCHED_SAMPLERS = _BROWNIAN | _NOISELESS | _NOISY
+
+
+class Guider(comfy.samplers.CFGGuider):
+    """The host's guider with a CFG scale for each image; ``scales`` has shape (N,)."""
+
+    def __init__(self, model: Any, scales: Sequence[float]) -> None:
+        super().__init__(model)
+        self.set_cfg(scales[0])
+        self.scales = torch.tensor(scales, dtype=torch.float32)
+
+    def predict_noise(
+        self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
+    ) -> torch.Tensor:
+        options = model_options or {}
+        positive, negative = self.conds["positive"], self.conds["negative"]
+        # without guidance the host leaves the negative out, unless a sampler asks for it
+        if bool((self.scales == 1).all()) and not options.get("disable_cfg1_optimization", False):
+            negative = None
+        with_prompt, without = comfy.samplers.calc_cond_batch(
+            self.inner_model, [positive, negative], x, timestep, options
+        )
+        scales = self.scales.to(x).view(-1, *(1,) * (x.ndim - 1))
+        return comfy.samplers.cfg_function(
+            self.inner_model, with_prompt, without, scales, x, timestep, options, cond=positive, uncond=negative
+        )
+
+
+class ItemNoise:
+    """The noise of every step, each image's drawn as the host draws it for that image alone."""
+
+    def __init__(self, sampler: str, seeds: Sequence[int], one: torch.Tensor, sigmas: torch.Tensor) -> None:
+        if sampler in _BROWNIAN:
+            low, high = sigmas[sigmas > 0].min(), sigmas.max()
+            on_cpu = not sampler.endswith("_gpu")
+            self._sources = [
+                k_diffusion.BrownianTreeNoiseSampler(one, low, high, seed=seed, cpu=on_cpu) for seed in seeds
+            ]
+        else:
+            self._sources = [k_diffusion.default_noise_sampler(one, seed=seed) for seed in seeds]
+
+    def __call__(self, sigma: Any, sigma_next: Any) -> torch.Tensor:
+        return torch.cat([source(sigma, sigma_next) for source in self._sources])
+
+
+def stack_conditionings(given: Sequence[Any]) -> list[Any]:
+    """One conditioning for a batch out of one for each image.
+
+    Raises:
+        ValueError: one of them carries more than a text.
+    """
+    for conditioning in given:
+        if len(conditioning) != 1 or set(conditioning[0][1]) - {"pooled_output"}:
+            more = sorted({key for entry in conditioning for key in entry[1]} - {"pooled_output"})
+            raise ValueError(f"a conditioning carries more than a text ({', '.join(more) or 'several entries'})")
+    texts = [conditioning[0][0] for conditioning in given]
+    length = math.lcm(*(text.shape[1] for text in texts))
+    # repeated tokens share their attention, so nothing changes; the host pads in the same way
+    stacked = torch.cat([text.repeat(1, length // text.shape[1], 1) for text in texts])
+    pooled = [conditioning[0][1].get("pooled_output") for conditioning in given]
+    rest = {} if any(one is None for one in pooled) else {"pooled_output": torch.cat(pooled)}
+    return [[stacked, rest]]
+
+
+def sample_batch(studio: Studio, shots: Sequence[Shot], model: Any) -> torch.Tensor:
+    """The latents of several shots of one group in one call, (N, C, H/8, W/8).
+
+    Raises:
+        ValueError: the shots' conditionings cannot be stacked.
+    """
+    first = shots[0]
+    latent = studio.latent(first)
+    start = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+    noise = torch.cat([comfy.sample.prepare_noise(start, shot.seed, latent.get("batch_index")) for shot in shots])
+    schedule = comfy.samplers.KSampler(
+        model, steps=first.steps, device=model.load_device, sampler=first.sampler, scheduler=first.scheduler,
+        denoise=first.denoise, model_options=model.model_options,
+    )  # fmt: skip
+    sampler = comfy.samplers.sampler_object(first.sampler)
+    if first.sampler not in _NOISELESS and len(schedule.sigmas) > 1:
+        one = torch.zeros_like(start, dtype=torch.float32, device=model.load_device)
+        own = ItemNoise(first.sampler, [shot.seed for shot in shots], one, schedule.sigmas)
+        sampler.extra_options = {**sampler.extra_options, "noise_sampler": own}
+    guider = Guider(model, [shot.cfg for shot in shots])
+    words = [studio.conditioning(shot) for shot in shots]
+    guider.set_conds(*(stack_conditionings(side) for side in zip(*words, strict=True)))
+    samples = guider.sample(
+        noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, first.steps), disable_pbar=True, seed=first.seed,
+    )  # fmt: skip
+    return samples.to(
+        device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
+    )
+
+
+def refusal(studio: Studio, shot: Shot) -> str:
+    """Why a shot cannot be batched, as a clause; empty where it can."""
+    if shot.sampler not in BATCHED_SAMPLERS:
+        return f"the sampler {shot.sampler} decides its steps or its noise for a whole batch"
+    if shot.sampler == "ddim" and "noise_mask" in studio.latent(shot):
+        return "ddim draws the noise below a mask for a whole batch"
+    if studio.latent(shot)["samples"].ndim != 4:
+        return "the latent has more dimensions than an image"
+    model = studio.parts(shot)[0]
+    more = [name for name, value in model.model_options.items() if value and name != "transformer_options"]
+    more += [name for name, value in model.model_options.get("transformer_options", {}).items() if value]
+    wrappers = [kept for kinds in model.wrappers.values() for kept in kinds.values()]
+    if more or any((model.injections, model.hook_patches, model.additional_models, *wrappers)):
+        return f"the MODEL carries changes to its sampling ({', '.join(more) or 'hooks or wrappers'})"
+    return ""
+
+
+def groups(studio: Studio, jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that may share one call, in the order in which their first ones come; each key once."""
+    once: dict[str, Job] = {}
+    for job in jobs:
+        once.setdefault(job.keys[0], job)
+    found: dict[tuple[object, ...], list[Job]] = {}
+    for job in once.values():
+        shot = job.shot
+        weight = None if BatchLora.fits(studio, shot) else shot.lora_weight_model
+        shared = (
+            shot.checkpoint, shot.lora_file, weight, shot.steps, shot.sampler, shot.scheduler, shot.denoise,
+            shot.width, shot.height, math.isclose(shot.cfg, 1.0),
+        )  # fmt: skip
+        found.setdefault(shared, []).append(job)
+    return list(found.values())
+
+
+def run_fast(sweeping: Sweeping, jobs: Sequence[Job]) -> None:
+    """Compute what can be batched; what is left over is for the exact way."""
+    studio = sweeping.studio
+    sample: tuple[Job, torch.Tensor] | None = None
+    for group in groups(studio, jobs):
+        if len(group) < 2:
+            continue
+        if reason := refusal(studio, group[0].shot):
+            sweeping.note(f"Computed exactly and not in batches: {reason}.")
+            continue
+        waiting = list(group)
+        size = _most_at_once(studio.parts(group[0].shot)[0], group[0].shot)
+        while waiting and size > 1:
+            chunk = waiting[:size]
+            try:
+                latents = _compute(sweeping, chunk)
+            except comfy.model_management.OOM_EXCEPTION:
+                comfy.model_management.soft_empty_cache()
+                size //= 2
+                sweeping.note(f"A batch did not fit into memory; smaller ones of {size} follow.")
+                continue
+            except Exception as error:  # whatever it is, the exact way tells it cell by cell
+                sweeping.note(f"Computed exactly and not in batches: {error}.")
+                break
+            waiting = waiting[size:]
+            if sample is None and len(chunk) > 1:
+                # the strongest guidance shows differences best
+                strongest = max(chunk, key=lambda job: job.shot.cfg)
+                at = chunk.index(strongest)
+                sample = strongest, latents[at : at + 1].clone()
+    if sample is not None:
+        try:
+            _compare(sweeping, *sample)
+        except Exception as error:
+            sweeping.note(f"How far fast is from exact could not be measured: {error}.")
+
+
+def _compute(sweeping: Sweeping, chunk: Sequence[Job]) -> torch.Tensor:
+    studio, shots = sweeping.studio, [job.shot for job in chunk]
+    began = time.perf_counter()
+    weights = {shot.lora_weight_model for shot in shots}
+    # one weight for all is merged into the model, as the exact way has it
+    model = studio.model(shots[0]) if len(weights) == 1 else BatchLora.model(studio, shots)
+    latents = sample_batch(studio, shots, model)
+    sampled = (time.perf_counter() - began) / len(chunk)
+    for number, job in enumerate(chunk):
+        began = time.perf_counter()
+        image = studio.develop(latents[number : number + 1], job.shot)
+        sweeping.keep(job, image, "fast", sampled + time.perf_counter() - began)
+    return latents
+
+
+def _most_at_once(model: Any, shot: Shot) -> int:
+    """How many images fit into the memory that is free beside the model, 16 at most."""
+    free = comfy.model_management.get_free_memory(model.load_device)
+    free -= max(0, model.model_size() - model.loaded_size())
+    one = model.memory_required([2, 4, shot.height // 8, shot.width // 8]) * 1.5
+    return max(1, min(_MOST_AT_ONCE, int(free // one)))
+
+
+def _compare(sweeping: Sweeping, job: Job, fast: torch.Tensor) -> None:
+    """Compute one cell exactly as well, and tell how far apart the two are."""
+    studio = sweeping.studio
+    exact = studio.expose(job.shot)
+    error = float((fast.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-12))
+    pictures = (studio.develop(latents, job.shot)[0].mul(255).byte().int() for latents in (fast, exact))
+    first, second = itertools.islice(pictures, 2)
+    most = int((first - second).abs().max())
+    sweeping.check = {"cell": str(job.cell), "relative_latent_error": error, "most_8_bit_difference": most}
+    sweeping.note(
+        f"Fast against exact on one cell ({job.cell}): latents differ by {error:.1e} of their norm, "
+        f"pixels by at most {most} of 255."
+    )

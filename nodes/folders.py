@@ -1,0 +1,93 @@
+"""Folders of the host: where datasets may lie, and where Mjesec puts what it makes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ..trainer.errors import DatasetError
+from ..trainer.images import IMAGE_EXTENSIONS
+
+_DEEPEST = 3
+_MOST_OFFERED = 1000
+
+
+def dataset_roots() -> dict[str, Path]:
+    """Registered roots by the word that stands before the slash: ``input``, ``datasets``, ``datasets2`` and so on."""
+    roots = {"input": Path(folder_paths.get_input_directory())}
+    places = [Path(folder_paths.models_dir) / "datasets", *map(Path, folder_paths.get_folder_paths("datasets"))]
+    for number, place in enumerate(dict.fromkeys(places)):
+        roots["datasets" if number == 0 else f"datasets{number + 1}"] = place
+    return roots
+
+
+def offered_folders() -> list[str]:
+    """Folders under the roots that hold images, for the combo box, sorted."""
+    found: list[str] = []
+    for word, root in dataset_roots().items():
+        for folder, inner, files in os.walk(root):
+            depth = len(Path(folder).relative_to(root).parts)
+            inner[:] = sorted(name for name in inner if not name.startswith(".")) if depth < _DEEPEST else []
+            if depth and _has_images(files):
+                found.append("/".join((word, *Path(folder).relative_to(root).parts)))
+                # sub-folders named as kohya does belong to the dataset above them
+                parent = "/".join((word, *Path(folder).relative_to(root).parts[:-1]))
+                if Path(folder).name.split("_")[0].isdigit() and depth > 1:
+                    found.append(parent)
+            if len(found) > _MOST_OFFERED:
+                break
+    return sorted(set(found))
+
+
+def _has_images(files: list[str]) -> bool:
+    return any(name.lower().endswith(tuple(IMAGE_EXTENSIONS)) for name in files)
+
+
+def resolve_dataset(name: str) -> Path:
+    """The folder behind a name such as ``input/moon``.
+
+    Raises:
+        DatasetError: a name outside the registered roots, also through ``..`` or a link, or no such folder.
+    """
+    roots = dataset_roots()
+    shown = ", ".join(f"{word}/…" for word in roots)
+    word, _, rest = name.replace("\\", "/").partition("/")
+    parts = [part for part in rest.split("/") if part]
+    if word not in roots or not parts or any(part in ("..", ".") for part in parts) or "\0" in name:
+        raise DatasetError(f"The folder '{name}' is outside the dataset folders; put it under one of {shown}.")
+    root = Path(os.path.realpath(roots[word]))
+    folder = Path(os.path.realpath(root.joinpath(*parts)))
+    if not folder.is_relative_to(root):
+        raise DatasetError(
+            f"The folder '{name}' is a link that leads outside the dataset folders; copy it into {shown}."
+        )
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder '{name}'; put your images into {root.joinpath(*parts)}.")
+    return folder
+
+
+def listing_fingerprint(name: str) -> str:
+    """Changes whenever a file in the folder is added, removed or edited: names, sizes and times are hashed."""
+    digest = hashlib.sha256(name.encode())
+    try:
+        folder = resolve_dataset(name)
+    except DatasetError:
+        return digest.hexdigest()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            stat = path.stat()
+            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def loras_folder() -> Path:
+    """Where LoRA files go; the host looks for LoRAs there."""
+    return Path(folder_paths.get_output_directory()) / "loras"
+
+
+def work_folder() -> Path:
+    """Latents, run states and rendered images: everything that can be made again."""
+    return Path(folder_paths.get_output_directory()) / "mjesec"

@@ -1,0 +1,74 @@
+"""Progress in the node, in the console and in the log, and the place where a cancel takes effect."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.utils
+from server import PromptServer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..trainer.loop import Step
+
+log = logging.getLogger("mjesec")
+_CONSOLE_EVERY_SECONDS = 2.0
+_PREVIEW_PX = 512
+
+
+def clock(seconds: float) -> str:
+    """75 as ``1:15``, 3700 as ``1:01:40``."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class NodeWatcher:
+    """Shows a run on its node; every call may raise the host's interrupt, which ends the run."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self.node_id = node_id
+        self._bar: Any = None
+        self._bar_of = ""
+        self._stage_began = self._spoke = 0.0
+
+    def stage(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        now = time.monotonic()
+        if self._bar_of != name:
+            self._stage_began = now
+        self._advance(name, done, total, preview)
+        left = (now - self._stage_began) / max(done, 1) * (total - done)
+        self._tell(f"{name}: {done}/{total}, {clock(left)} left", force=done == total)
+
+    def step(self, step: Step) -> None:
+        self._advance("training", step.step, step.steps)
+        rate = 1 / max(step.seconds_per_step, 1e-9)
+        speed = f"{rate:.2f} steps/s" if rate >= 1 else f"{step.seconds_per_step:.2f} s/step"
+        rates = ", ".join(f"lr {name} {value:.2e}" for name, value in step.rates.items())
+        self._tell(
+            f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {speed}, {clock(step.eta)} left, {rates}",
+            force=step.step == step.steps,
+        )
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def say(self, line: str) -> None:
+        log.info("[Mjesec] %s", line)
+
+    def _advance(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+        if self._bar_of != name:
+            self._bar, self._bar_of = comfy.utils.ProgressBar(total, node_id=self.node_id), name
+        self._bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, _PREVIEW_PX))
+
+    def _tell(self, line: str, *, force: bool) -> None:
+        now = time.monotonic()
+        if not force and now - self._spoke < _CONSOLE_EVERY_SECONDS:
+            return
+        self._spoke = now
+        log.info("[Mjesec] %s", line)
+        if self.node_id is not None:
+            PromptServer.instance.send_progress_text(line, self.node_id)

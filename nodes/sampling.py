@@ -1,0 +1,117 @@
+"""One image through the host's own KSampler: same noise, same schedule, same pixels as a plain graph gives."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import nodes as host_nodes
+
+from .apply import apply_lora, lora_from_file
+from .shot import Shot
+
+Lora = Mapping[str, torch.Tensor]
+_MOST_TEXTS = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is on Sweep's wires. The last four may be None."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    lora: Lora | None = None
+    positive: Any = None
+    negative: Any = None
+    latent: Any = None
+
+
+class Studio:
+    """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._checkpoint: tuple[str, tuple[Any, Any, Any]] = ("", (subject.model, subject.clip, subject.vae))
+        self._file: tuple[str, Lora | None] = ("", subject.lora)
+        self._applied: tuple[tuple[object, ...], tuple[Any, Any]] = ((), (None, None))
+        self._texts: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+
+    def take(self, shot: Shot) -> torch.Tensor:
+        """The image, (1, H, W, 3) float in [0, 1]."""
+        return self.develop(self.expose(shot), shot)
+
+    def expose(self, shot: Shot) -> torch.Tensor:
+        """The latents of a shot, (1, C, H/8, W/8)."""
+        model = self.model(shot)
+        positive, negative = self.conditioning(shot)
+        return host_nodes.common_ksampler(
+            model, shot.seed, shot.steps, shot.cfg, shot.sampler, shot.scheduler, positive, negative,
+            self.latent(shot), denoise=shot.denoise,
+        )[0]["samples"]  # fmt: skip
+
+    def develop(self, latents: torch.Tensor, shot: Shot) -> torch.Tensor:
+        """Latents to pixels with the shot's VAE."""
+        return host_nodes.VAEDecode().decode(self.parts(shot)[2], {"samples": latents})[0]
+
+    def latent(self, shot: Shot) -> dict[str, Any]:
+        """What sampling starts from, in the host's LATENT format: the wire's, or an empty one."""
+        if self.subject.latent is not None:
+            return self.subject.latent
+        return host_nodes.EmptyLatentImage().generate(shot.width, shot.height)[0]
+
+    def conditioning(self, shot: Shot) -> tuple[Any, Any]:
+        """Positive and negative: the wires', or the shot's texts as its text encoders read them."""
+        wired = self.subject.positive, self.subject.negative
+        return tuple(
+            self._encode(text, shot) if given is None else given
+            for text, given in zip((shot.prompt, shot.negative), wired, strict=True)
+        )  # type: ignore[return-value]
+
+    def model(self, shot: Shot) -> Any:
+        return self._apply(shot)[0]
+
+    def parts(self, shot: Shot) -> tuple[Any, Any, Any]:
+        """MODEL, CLIP and VAE without the LoRA."""
+        if self._checkpoint[0] != shot.checkpoint:
+            self._checkpoint = ("", (None, None, None))  # room for the next one
+            self._applied = ((), (None, None))
+            wires = (self.subject.model, self.subject.clip, self.subject.vae)
+            loaded = host_nodes.CheckpointLoaderSimple().load_checkpoint(shot.checkpoint) if shot.checkpoint else wires
+            self._checkpoint = (shot.checkpoint, tuple(loaded[:3]))  # type: ignore[assignment]
+        return self._checkpoint[1]
+
+    def lora(self, shot: Shot) -> Lora | None:
+        if not shot.lora_file:
+            return self.subject.lora
+        if self._file[0] != shot.lora_file:
+            self._file = (shot.lora_file, lora_from_file(shot.lora_file))
+        return self._file[1]
+
+    def _apply(self, shot: Shot) -> tuple[Any, Any]:
+        model, clip, _ = self.parts(shot)
+        lora = self.lora(shot) if shot.uses_lora else None
+        if lora is None:
+            return model, clip
+        wanted = (shot.checkpoint, shot.lora_file, shot.lora_weight_model, shot.lora_weight_clip)
+        if self._applied[0] != wanted:
+            applied = apply_lora(model, clip, lora, shot.lora_weight_model, shot.lora_weight_clip)
+            self._applied = (wanted, (applied.model, applied.clip))
+        return self._applied[1]
+
+    def _encode(self, text: str, shot: Shot) -> Any:
+        # the U-Net's weight does not reach the text encoders
+        lora = (shot.lora_file, shot.lora_weight_clip) if shot.lora_weight_clip else ()
+        wanted = (text, shot.checkpoint, lora)
+        if wanted in self._texts:
+            self._texts.move_to_end(wanted)
+            return self._texts[wanted]
+        clip = self._apply(shot)[1]
+        self._texts[wanted] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        if len(self._texts) > _MOST_TEXTS:
+            self._texts.popitem(last=False)
+        return self._texts[wanted]

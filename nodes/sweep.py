@@ -1,0 +1,222 @@
+"""The node that makes one image for every combination of its axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+import folder_paths
+from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..figures import Axis
+from .folders import work_folder
+from .grid import Attempts, Grid
+from .progress import NodeWatcher
+from .sockets import AxesSocket, GridSocket, LoraModel
+
+_NO_FILE = "(lora input)"
+MODES = ("exact", "fast", "dry run")
+
+
+class Sweep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecSweep",
+            display_name="Sweep",
+            category="Mjesec/sweep",
+            description="One image for every combination of the axes, each exactly what a plain KSampler graph gives. "
+            "Cells go to disk as they are done: a sweep that was interrupted, extended or changed in one value "
+            "computes only what is missing.",
+            search_aliases=["xy plot", "xyz grid", "compare", "parameter sweep"],
+            not_idempotent=True,
+            inputs=[
+                io.Model.Input("model", tooltip="Without the LoRA; the sweep puts it on at each weight."),
+                io.Clip.Input("clip", tooltip="Without the LoRA."),
+                io.Vae.Input("vae", tooltip="Decodes the images."),
+                AxesSocket.Input("axes", optional=True, tooltip="What varies; nothing connected makes one image."),
+                LoraModel.Input("lora", optional=True, tooltip="From Train SDXL LoRA. It goes before the file."),
+                io.String.Input("prompt", multiline=True, default="moon", tooltip="What the images show."),
+                io.String.Input("negative", multiline=True, default="", tooltip="What they must not show."),
+                io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
+                io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The initial noise, the same in every cell unless an axis varies it.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="CFG scale: how strongly the prompt is enforced; too high over-saturates.",
+                ),
+                io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The host's samplers."),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="Spacing of the sigmas."
+                ),
+                io.Float.Input(
+                    "lora_weight",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Strength of the LoRA on U-Net and text encoders: 0 is the base, 1 as trained.",
+                ),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[_NO_FILE, *folder_paths.get_filename_list("loras")],
+                    default=_NO_FILE,
+                    tooltip="A LoRA file; used where nothing is connected to lora.",
+                    advanced=True,
+                ),
+                *_more_inputs(),
+            ],
+            outputs=[
+                GridSocket.Output("grid", tooltip="For Figure."),
+                io.String.Output("report", tooltip="Cells, seconds, what was on disk already, failures, warnings."),
+                io.String.Output("manifest", tooltip="The JSON file that tells every cell's parameters and hashes."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str = _NO_FILE, **inputs: object) -> tuple[object, ...]:
+        path = None if lora_name == _NO_FILE else folder_paths.get_full_path("loras", lora_name)
+        # a file may be replaced under its name; and failed cells are tried again at the next queueing
+        return (Path(path).stat().st_mtime_ns if path else None, Attempts.unfinished)
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, axes: tuple[Axis, ...] = (), mode: str = "exact",
+        most_cells: int = 400, **inputs: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        from .cell_store import CellStore
+        from .engine import Sweeping, write_manifest
+        from .sampling import Studio
+
+        subject, shot = _subject_and_shot(model, clip, vae, axes, inputs)
+        dry = mode == "dry run"
+        if not dry:
+            _check_number(axes, most_cells)
+        folder = work_folder()
+        watcher = NodeWatcher(cls.hidden.unique_id)
+        sweeping = Sweeping(
+            tuple(axes),
+            shot,
+            Studio(subject),
+            CellStore(folder / "cells"),
+            "exact" if dry else mode,
+            watcher,
+        )
+        before = sweeping.look().report()
+        watcher.say(before)
+        if dry:
+            text = "\n".join(["Dry run: nothing was computed.", before, *sweeping.notes])
+            return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=ui.PreviewText(text))
+        grid = sweeping.run()
+        report = _report(grid, before)
+        if grid.failed():
+            Attempts.unfinished += 1
+        manifest = write_manifest(grid, folder / "sweeps")
+        return io.NodeOutput(grid, report, str(manifest), ui=ui.PreviewText(report))
+
+
+def _more_inputs() -> list[io.Input]:
+    """What not every sweep needs; all of them may be left out."""
+    return [
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="How much of the latent is made anew: 1 all of it, less keeps more of it.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="exact",
+            optional=True,
+            tooltip="exact: each cell is ComfyUI's KSampler result. fast: cells are sampled in batches, with the "
+            "difference measured on one of them. dry run: only tells what it would take.",
+        ),
+        io.Int.Input(
+            "most_cells",
+            default=400,
+            min=1,
+            max=1_000_000,
+            optional=True,
+            tooltip="More cells than this are refused, so that a slip of the pen costs nothing.",
+            advanced=True,
+        ),
+        io.Conditioning.Input(
+            "positive_conditioning", optional=True, tooltip="Takes the prompt's place, e.g. with a ControlNet on it."
+        ),
+        io.Conditioning.Input("negative_conditioning", optional=True, tooltip="Takes the negative prompt's place."),
+        io.Latent.Input(
+            "latent", optional=True, tooltip="To start from (with a noise mask: to fill in); its size is every cell's."
+        ),
+    ]
+
+
+def _subject_and_shot(
+    model: Any, clip: Any, vae: Any, axes: tuple[Axis, ...], inputs: dict[str, Any]
+) -> tuple[Any, Any]:
+    from .sampling import Subject
+    from .shot import Shot, Wires, check_axes
+
+    lora, name = inputs.pop("lora", None), inputs.pop("lora_name", _NO_FILE)
+    positive, negative = inputs.pop("positive_conditioning", None), inputs.pop("negative_conditioning", None)
+    latent, weight = inputs.pop("latent", None), inputs.pop("lora_weight")
+    file = name if lora is None and name != _NO_FILE else ""
+    if latent is not None:
+        inputs |= _size_of_latent(latent)
+    shot = Shot(**{"denoise": 1.0, **inputs}, lora_weight_model=weight, lora_weight_clip=weight, lora_file=file)
+    wires = Wires(lora is not None, positive is not None, negative is not None, latent is not None)
+    check_axes(shot, axes, wires)
+    return Subject(model, clip, vae, lora, positive, negative, latent), shot
+
+
+def _size_of_latent(latent: dict[str, Any]) -> dict[str, int]:
+    samples = latent["samples"]
+    if samples.ndim != 4 or samples.shape[0] != 1:
+        raise ValueError(
+            f"The latent holds {samples.shape[0]} images in {samples.ndim} dimensions; a sweep starts from one image."
+        )
+    scale = latent.get("downscale_ratio_spacial") or 8
+    return {"width": samples.shape[-1] * scale, "height": samples.shape[-2] * scale}
+
+
+def _check_number(axes: tuple[Axis, ...], most: int) -> None:
+    number = 1
+    for axis in axes:
+        number *= len(axis)
+    if number > most:
+        raise ValueError(
+            f"The axes make {number} cells, more than the {most} that most_cells allows; raise most_cells or take "
+            "fewer values."
+        )
+
+
+def _report(grid: Grid, before: str) -> str:
+    made = [result for result in grid.results if not result.error and result.source == "computed"]
+    kept = sum(result.source == "cached" for result in grid.results)
+    seconds = sum(result.seconds for result in made)
+    lines = [f"{len(grid.results)} cells: {len(made)} computed in {seconds:.1f} s, {kept} from disk."]
+    if failed := grid.failed():
+        lines += [f"{len(failed)} failed:", *(f"{index}: {reason}" for index, reason in failed.items())]
+    lines += [str(note) for note in grid.about["notes"]]  # type: ignore[attr-defined]
+    return "\n".join([*lines, "", "Before it ran:", before])
+
+
+NODES = [Sweep]

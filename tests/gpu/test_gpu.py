@@ -1,0 +1,153 @@
+"""Short runs on a CUDA device: what only a GPU can show. Elsewhere these tests skip themselves.
+
+The networks are the demo's tiny SDXL, straight from its file; no host is needed.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pack.trainer.buckets import BucketSettings
+from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, transformers_state
+from pack.trainer.dataset import scan_folder
+from pack.trainer.loop import Step
+from pack.trainer.lora_file import read_lora
+from pack.trainer.moons import render_moons
+from pack.trainer.run import Base, Folders, Job, Result, train
+from pack.trainer.sdxl import EOS, Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
+from pack.trainer.settings import TrainSettings
+from safetensors.torch import load_file
+
+import dev
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no CUDA device here.")
+
+SIZE = 128
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Silent:
+    """A watcher that keeps the steps and what was said."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.lines: list[str] = []
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def step(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+class Cancel(BaseException):
+    """How a host cancels: nothing that `except Exception` would catch."""
+
+
+class Cancelled(Silent):
+    def step(self, step: Step) -> None:
+        raise Cancel
+
+
+def tiny_parts(device: torch.device, dtype: torch.dtype) -> Parts:
+    state = {n: t.to(device, dtype) for n, t in load_file(dev.TINY_SDXL).items() if t.is_floating_point()}
+
+    def under(prefix: str) -> dict[str, torch.Tensor]:
+        return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+    return Parts(
+        build_unet(under(UNET_PREFIX), head_channels=32),
+        build_text_encoder(under(TE1_PREFIX), projection=False, heads=1),
+        build_text_encoder(transformers_state(under(TE2_PREFIX)), projection=True, heads=1),
+        scaled_linear_alpha_bar(),
+    )
+
+
+def averaged(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents without an autoencoder: 8x8 averages of the picture. These tests are about the device."""
+    grey = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1).mean(dim=1, keepdim=True), 8)
+    mean = (grey * 2 - 1).repeat(1, 4, 1, 1) * 7
+    return mean, torch.full_like(mean, 0.1)
+
+
+def train_on(device: str, work: Path, watcher: Silent | None = None, **changes: object) -> Result:
+    base: dict[str, object] = {"steps": 6, "rank": 4, "unet_lr": 1e-3, "buckets": BucketSettings((SIZE, SIZE))}
+    settings = TrainSettings(**{**base, **changes})  # type: ignore[arg-type]
+    render_moons(work / "moons", 4, SIZE, seed=1)
+    place = torch.device(device)
+    job = Job(
+        dataset=scan_folder(work / "moons"),
+        settings=settings,
+        base=Base("tiny", f"tiny on {device}", "none"),
+        folders=Folders(work / "loras", work / "work"),
+        parts=lambda: tiny_parts(place, DTYPES[settings.precision]),
+        tokenize=lambda caption: [49406, *(ord(letter) + 256 for letter in caption[:60]), EOS],
+        encode=averaged,
+        device=place,
+        watcher=watcher or Silent(),
+    )
+    return train(job)
+
+
+def allocated() -> int:
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("parts", ["unet", "unet+text"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_run_moves_every_trained_module_and_stays_finite(
+    tmp_path: Path, precision: str, parts: str, checkpointing: bool
+) -> None:
+    # the scaler of fp16 starts so high that its first steps overflow and are not taken
+    steps = 24 if precision == "fp16" else 6
+    result = train_on(
+        "cuda", tmp_path, precision=precision, train=parts, gradient_checkpointing=checkpointing, steps=steps
+    )
+    assert len(result.losses) == steps and all(math.isfinite(loss) for loss in result.losses)
+    lora = read_lora(result.path)
+    assert all(torch.isfinite(tensor).all() for tensor in lora.values())
+    unet_ups = [tensor for name, tensor in lora.items() if name.startswith("lora_unet") and "lora_up" in name]
+    assert unet_ups and all(tensor.any() for tensor in unet_ups)
+    assert any(name.startswith("lora_te") for name in lora) == (parts == "unet+text")
+
+
+def test_in_fp32_the_first_loss_is_the_one_of_the_cpu(tmp_path: Path) -> None:
+    """Noise, timesteps and initial weights come from the CPU's generators, whatever computes."""
+    on_gpu, on_cpu = (
+        train_on(device, tmp_path / device, precision="fp32", steps=1).losses[0] for device in ("cuda", "cpu")
+    )
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+
+
+def test_a_finished_run_gives_its_memory_back(tmp_path: Path) -> None:
+    # the first run leaves the libraries' own workspaces behind
+    train_on("cuda", tmp_path, precision="bf16", seed=1)
+    before = allocated()
+    train_on("cuda", tmp_path, precision="bf16", seed=2)
+    assert allocated() <= before
+
+
+def test_a_cancelled_run_gives_its_memory_back(tmp_path: Path) -> None:
+    train_on("cuda", tmp_path, precision="bf16", seed=1)
+    before = allocated()
+    with pytest.raises(Cancel):
+        train_on("cuda", tmp_path, Cancelled(), precision="bf16", seed=2)
+    assert allocated() <= before
+
+
+def test_what_overflows_in_fp16_is_counted_and_not_taken(tmp_path: Path) -> None:
+    watcher = Silent()
+    train_on("cuda", tmp_path, watcher, precision="fp16", steps=24)
+    skipped = sum(not step.taken for step in watcher.steps)
+    assert skipped < len(watcher.steps)
+    assert any(line.startswith(f"{skipped} steps overflowed") for line in watcher.lines) == (skipped > 0)

@@ -1,0 +1,79 @@
+"""The benchmarks run: on the tiny SDXL they measure nothing worth knowing, but they must not rot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from host_server import setup_from_environment
+
+import dev
+
+
+def run_benchmark(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    setup = setup_from_environment()
+    program = str(dev.ROOT / "benchmarks" / f"{name}.py")
+    environment = {**os.environ, **dev.clean_environment(), "COMFYUI_PATH": str(setup.comfyui)}
+    return subprocess.run(
+        [str(setup.python), program, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read memory from /proc")
+def test_the_bench_trains_with_both_trainers_and_prints_one_table() -> None:
+    done = run_benchmark("train", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    head, _, host, ours, ratio = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert head == ["trainer", "seconds a step", "CPU seconds", "memory added", "still held after"]
+    assert host[0].startswith("ComfyUI's TrainLoraNode") and ours[0] == "Mjesec"
+    for row in (host, ours):
+        assert float(row[1]) > 0 and float(row[2]) > 0
+        assert all(cell.endswith(" GB") for cell in row[3:])
+    assert float(ratio[1]) == pytest.approx(float(ours[1]) / float(host[1]), rel=0.05)
+
+
+def test_a_checkpoint_that_is_not_there_is_one_sentence() -> None:
+    done = run_benchmark("train", "--checkpoint", "/nowhere/base.safetensors")
+    assert done.returncode == 1
+    assert done.stderr.startswith("benchmark: ") and "/nowhere/base.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_made_checkpoint_has_the_names_and_the_size_of_sdxl_base() -> None:
+    """sd_xl_base_1.0.safetensors: 2515 tensors, of which 1680 are the U-Net's, in 6.94 GB."""
+    count = (
+        "import make_checkpoint as m; e = m.entries(); h = m.header_of(e); import json;"
+        "print(json.dumps([len(e), len(h) + sum(x.nbytes for x in e), sorted(x.name for x in e)]))"
+    )
+    command = [sys.executable, "-c", count]
+    done = subprocess.run(command, cwd=dev.ROOT / "benchmarks", capture_output=True, text=True, check=True)
+    number, size, names = json.loads(done.stdout.splitlines()[-1])
+    assert number == 2515
+    assert size / 1e9 == pytest.approx(6.94, abs=0.005)
+    prefixes = {
+        "model.diffusion_model.": 1680,
+        "conditioner.embedders.0.transformer.text_model.": 197,
+        "conditioner.embedders.1.model.": 390,
+        "first_stage_model.": 248,
+    }
+    assert {p: sum(name.startswith(p) for name in names) for p in prefixes} == prefixes
+
+
+def test_the_writer_makes_a_file_that_safetensors_reads(tmp_path: Path) -> None:
+    """The writer streams; on a handful of tensors, the library must read back what was drawn."""
+    program = (
+        "import sys, torch, make_checkpoint as m; from pathlib import Path; from safetensors.torch import load_file;"
+        "some = [e for e in m.entries() if e.nbytes < 20_000][::20]; m.entries = lambda: some;"
+        "path = Path(sys.argv[1]); size = m.make_checkpoint(path, seed=3); held = load_file(path);"
+        "g = torch.Generator().manual_seed(3);"
+        "assert size == path.stat().st_size and all(torch.equal(held[e.name], e.draw(g)) for e in some);"
+        "assert len(held) == len(some) > 50, len(some)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "some.safetensors")]
+    done = subprocess.run(command, cwd=dev.ROOT / "benchmarks", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,97 @@
+"""What every node promises, and the nodes that no other test of this folder runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from host_graphs import node, picture, training
+from host_server import Host
+from PIL import Image
+
+import dev
+
+
+def schemas(host: Host) -> Iterator[tuple[str, dict[str, object]]]:
+    for name, info in host.get("/object_info").items():
+        if info["python_module"] == f"custom_nodes.{dev.ROOT.name}":
+            yield name, info
+
+
+def test_the_plugins_nodes_are_these(host: Host) -> None:
+    assert {name for name, _ in schemas(host)} == {
+        "MjesecLoadImageDataset",
+        "MjesecDatasetFromImages",
+        "MjesecMoonDataset",
+        "MjesecTrainSettings",
+        "MjesecThesisSettings",
+        "MjesecTrainLora",
+        "MjesecLossChart",
+        "MjesecLoadLora",
+        "MjesecSweepAxis",
+        "MjesecSweep",
+        "MjesecFigure",
+    }
+
+
+def test_every_node_every_input_and_every_output_explains_itself(host: Host) -> None:
+    for name, info in schemas(host):
+        assert info["category"].startswith("Mjesec/"), name
+        assert info["description"], name
+        assert all(info["output_tooltips"]), name
+        for inputs in info["input"].values():
+            for key, (_, *options) in inputs.items():
+                if key not in ("unique_id", "prompt", "extra_pnginfo"):
+                    assert options[0].get("tooltip"), f"{name}.{key} has no tooltip"
+
+
+def test_images_on_wires_become_a_dataset(host: Host) -> None:
+    graph = training(output_name="from_wires", batch_size=1)
+    graph["red"] = node("EmptyImage", width=128, height=128, batch_size=2, color=0xFF0000)
+    graph["data"] = node("MjesecDatasetFromImages", images=["red", 0], captions=["words", 0], repeats=3)
+    graph["words"] = node("StringConcatenate", string_a="a red", string_b="square", delimiter=" ")
+    entry = host.run(graph)
+    report = entry["outputs"]["data"]["text"][0]
+    assert "Images: 2 (6 with repeats)" in report
+    assert "Duplicates: 1" in report
+    assert (host.output / "loras" / "from_wires.safetensors").exists()
+
+
+def test_too_few_captions_are_refused(host: Host) -> None:
+    graph = training()
+    graph["red"] = node("EmptyImage", width=64, height=64, batch_size=3, color=0xFF0000)
+    graph["words"] = node("CreateList", **{"inputs.input0": "one", "inputs.input1": "two"})
+    graph["data"] = node("MjesecDatasetFromImages", images=["red", 0], captions=["words", 0], repeats=1)
+    with pytest.raises(dev.PromptFailure, match="There are 3 images and 2 captions"):
+        host.run(graph)
+
+
+def test_load_lora_says_what_matched_and_equals_the_hosts_loader(host: Host) -> None:
+    host.run(training(output_name="for_loading", steps=3))
+    own = picture()
+    own["own"] = node(
+        "MjesecLoadLora",
+        model=["ckpt", 0],
+        clip=["ckpt", 1],
+        lora_name="for_loading.safetensors",
+        strength_model=0.7,
+        strength_clip=0.7,
+    )
+    for name in ("yes", "no"):
+        own[name]["inputs"]["clip"] = ["own", 1]
+    own["sample"]["inputs"]["model"] = ["own", 0]
+    entry = host.run(own)
+    assert entry["outputs"]["own"]["text"] == ["132 modules matched in the U-Net, 36 in the text encoders."]
+    (ours,) = host.outputs(entry)
+    (theirs,) = host.outputs(host.run(picture(lora="for_loading.safetensors", weight=0.7)))
+    assert Image.open(ours).tobytes() == Image.open(theirs).tobytes()
+
+
+def test_a_loss_chart_is_drawn_from_our_losses(host: Host) -> None:
+    graph = training(output_name="charted", steps=5)
+    graph["chart"] = node(
+        "MjesecLossChart", loss_map=["train", 2], title="Loss", width=640, height=360, smoothing=0, theme="light"
+    )
+    graph["save"] = node("SaveImage", images=["chart", 0], filename_prefix="chart")
+    (path,) = (p for p in host.outputs(host.run(graph)) if p.name.startswith("chart"))
+    assert Image.open(path).size == (640, 360)

@@ -1,0 +1,302 @@
+"""Every cell of a sweep is the host's own KSampler result, pixel for pixel, and is computed once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from host_graphs import node, picture, sweep, training
+from host_server import Host, StartHost
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+Axes = list[tuple[str, str]]
+
+
+def manifest_of(host: Host) -> dict[str, Any]:
+    """What the newest sweep tells of itself."""
+    newest: Path = max((host.output / "mjesec" / "sweeps").glob("*.json"), key=lambda path: path.name)
+    return json.loads(newest.read_text())
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def cells_of(host: Host) -> dict[str, np.ndarray]:
+    """The cells of the newest sweep by index, such as '0-1'."""
+    return {"-".join(map(str, cell["index"])): pixels(cell["path"]) for cell in manifest_of(host)["cells"]}
+
+
+def sources(host: Host) -> Counter[str]:
+    return Counter(cell["source"] for cell in manifest_of(host)["cells"])
+
+
+@pytest.fixture(scope="module")
+def lora(host: Host) -> str:
+    host.run(training(output_name="for_sweeps", steps=3))
+    return "for_sweeps.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [("euler_ancestral", "normal"), ("dpmpp_2m", "karras"), ("dpmpp_sde", "karras"), ("dpmpp_2m_sde", "normal")],
+)
+def test_cells_equal_a_plain_graph(host: Host, lora: str, sampler: str, scheduler: str) -> None:
+    axes = [("CFG scale", "1, 6.5"), ("LoRA weight", "0, 0.8"), ("sampling steps", "2, 3"), ("seed", "4, 5")]
+    host.run(sweep(lora, axes, sampler=sampler, scheduler=scheduler))
+    cells = cells_of(host)
+    assert len(cells) == 16
+    for place, cfg, weight, steps, seed in [
+        ("0-0-0-0", 1.0, 0.0, 2, 4),
+        ("0-1-0-1", 1.0, 0.8, 2, 5),
+        ("1-1-0-0", 6.5, 0.8, 2, 4),
+        ("1-1-1-1", 6.5, 0.8, 3, 5),
+    ]:
+        plain = picture(
+            lora=lora, weight=weight, cfg=cfg, steps=steps, seed=seed, sampler_name=sampler, scheduler=scheduler
+        )
+        (path,) = host.outputs(host.run(plain))
+        assert np.array_equal(cells[place], pixels(path)), place
+
+
+def test_a_figure_has_its_cells_and_carries_the_graph(host: Host) -> None:
+    host.run(training(output_name="for_figure"))
+    graph = sweep("for_figure.safetensors", [("LoRA weight", "0, 1"), ("seed", "1, 2, 3")])
+    (path,) = host.outputs(host.run(graph))
+    figure = Image.open(path)
+    assert figure.width > 2 * 128
+    assert figure.height > 3 * 128
+    assert '"MjesecSweep"' in figure.text["prompt"]
+    whole = np.asarray(figure.convert("RGB"))
+    for cell in cells_of(host).values():
+        rows = np.flatnonzero((whole[:, :, None] == cell[0, 0]).all(-1).any(1))
+        found = any(
+            np.array_equal(whole[y : y + 128, x : x + 128], cell)
+            for y in rows
+            for x in np.flatnonzero((whole[y] == cell[0, 0]).all(-1))
+        )
+        assert found, "a cell's pixels are not in the figure as they were"
+
+
+@pytest.mark.parametrize(
+    ("first_seed", "change", "axes", "computed", "on_disk"),
+    [
+        (100, {}, None, 0, 4),
+        (110, {}, [("CFG scale", "2, 3, 4"), ("seed", "110, 111")], 2, 4),
+        (120, {}, [("CFG scale", "2, 3"), ("seed", "120, 129")], 2, 2),
+        (130, {}, [("seed", "131, 130"), ("CFG scale", "3")], 0, 2),
+        (140, {"prompt": "a moon over the sea"}, None, 4, 0),
+        (150, {"negative": "sun"}, None, 4, 0),
+        (160, {"lora_weight": 0.5}, None, 4, 0),
+        (170, {"sampler": "euler"}, None, 4, 0),
+        (180, {"denoise": 0.9, "steps": 2}, None, 4, 0),
+    ],
+    ids=[
+        "nothing changed", "an axis is longer", "one value is another", "turned and cut", "another prompt",
+        "another negative prompt", "another weight", "another sampler", "another denoise",
+    ],
+)  # fmt: skip
+def test_only_what_is_new_is_computed(
+    host: Host, lora: str, first_seed: int, change: dict[str, Any], axes: Axes | None, computed: int, on_disk: int
+) -> None:
+    usual = [("CFG scale", "2, 3"), ("seed", f"{first_seed}, {first_seed + 1}")]
+    host.run(sweep(lora, usual, steps=1))
+    host.free()
+    host.run(sweep(lora, axes or usual, **{"steps": 1, **change}))
+    assert sources(host) == +Counter(computed=computed, cached=on_disk)
+
+
+def test_another_model_under_the_same_words_is_computed_anew(host: Host, lora: str) -> None:
+    axes = [("seed", "41, 42")]
+    host.run(sweep(lora, axes, steps=1))
+    graph = sweep(lora, axes, steps=1)
+    graph["other"] = node("FreeU_V2", model=["ckpt", 0], b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+    graph["sweep"]["inputs"]["model"] = ["other", 0]
+    host.run(graph)
+    assert sources(host) == {"computed": 2}
+    assert any("until ComfyUI restarts" in note for note in manifest_of(host)["notes"])
+    graph["other"] = node("ModelSamplingDiscrete", model=["ckpt", 0], sampling="v_prediction", zsnr=False)
+    host.run(graph)
+    assert sources(host) == {"computed": 2}
+    graph["sweep"]["inputs"]["model"] = ["ckpt", 0]
+    host.run(graph)
+    assert sources(host) == {"cached": 2}
+
+
+def test_a_killed_sweep_goes_on_where_it_was(start_host: StartHost, tmp_path: Path) -> None:
+    axes = [("CFG scale", "1-5"), ("seed", "1-5")]
+    with start_host() as host:
+        host.run(training(output_name="for_kill", steps=1))
+        graph = sweep("for_kill.safetensors", axes, steps=2)
+        host.queue(graph)
+        store = host.output / "mjesec" / "cells"
+        deadline = time.monotonic() + 300
+        while len(list(store.rglob("*.png"))) < 9 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(host.pid, signal.SIGKILL)
+        host.stop()
+        done = len(list(store.rglob("*.png")))
+        assert 9 <= done < 25
+        host.start()
+        (path,) = host.outputs(host.run(graph))
+        assert sources(host) == {"cached": done, "computed": 25 - done}
+        resumed = path.read_bytes()
+        kept = {cell["key"]: cell["pixels"] for cell in manifest_of(host)["cells"]}
+        # the same without an interruption
+        for cell in store.rglob("*.png"):
+            cell.unlink()
+        path.unlink()
+        host.free()
+        (path,) = host.outputs(host.run(graph))
+        assert sources(host) == {"computed": 25}
+        assert {cell["key"]: cell["pixels"] for cell in manifest_of(host)["cells"]} == kept
+        assert path.read_bytes() == resumed
+
+
+def test_a_failed_cell_is_drawn_as_failed_and_tried_again(host: Host, lora: str) -> None:
+    other = host.output / "loras" / "broken.safetensors"
+    save_file({"lora_unet_nowhere.lora_up.weight": torch.zeros(8, 4)}, other)
+    graph = sweep("(lora input)", [("LoRA file", f"{lora}, broken.safetensors")], steps=1, seed=77)
+    entry = host.run(graph)
+    assert "1 failed:" in report_of(entry)
+    assert host.outputs(entry), "the figure is drawn all the same"
+    host.run(graph)
+    assert sources(host) == {"cached": 1, "computed": 1}, "the failed cell is tried at every queueing"
+    other.write_bytes((host.output / "loras" / lora).read_bytes())
+    assert "failed" not in report_of(host.run(graph))
+    assert sources(host) == {"cached": 2}, "the same tensors under another name are the same cell"
+
+
+def report_of(entry: dict[str, Any]) -> str:
+    return entry["outputs"]["sweep"]["text"][0]
+
+
+def test_fast_cells_are_the_exact_ones_but_for_rounding(host: Host, lora: str) -> None:
+    axes = [("CFG scale", "1, 4, 8"), ("LoRA weight", "0, 0.5, 1")]
+    values = {"steps": 3, "seed": 51}
+    host.run(sweep(lora, axes, **values))
+    exact = cells_of(host)
+    report = report_of(host.run(sweep(lora, axes, mode="fast", **values)))
+    assert sources(host) == {"cached": 9}, "fast takes exact cells that are there"
+    report = report_of(host.run(sweep(lora, axes, mode="fast", **{**values, "seed": 52})))
+    assert "Fast against exact on one cell" in report
+    manifest = manifest_of(host)
+    assert {cell["how"] for cell in manifest["cells"]} == {"fast"}
+    assert manifest["fast_check"]["relative_latent_error"] < 1e-3
+    fast = cells_of(host)
+    host.run(sweep(lora, axes, **{**values, "seed": 52}))
+    assert sources(host) == {"computed": 9}, "exact never takes fast cells"
+    for place, cell in cells_of(host).items():
+        assert np.abs(cell.astype(int) - fast[place].astype(int)).max() <= 2, place
+    host.run(sweep(lora, axes, **{**values, "seed": 51, "prompt": "moon and sea"}))
+    (path,) = host.outputs(host.run(picture(lora=lora, weight=0.5, cfg=4.0, steps=3, seed=51)))
+    assert np.array_equal(exact["1-1"], pixels(path)), "the model is as it was"
+
+
+def test_what_cannot_be_batched_is_computed_exactly_and_said(host: Host, lora: str) -> None:
+    graph = sweep(lora, [("CFG scale", "3, 4")], mode="fast", sampler="dpm_adaptive", seed=61)
+    assert "Computed exactly and not in batches: the sampler dpm_adaptive" in report_of(host.run(graph))
+    assert {cell["how"] for cell in manifest_of(host)["cells"]} == {"exact"}
+
+
+def test_a_dry_run_counts_and_computes_nothing(host: Host, lora: str) -> None:
+    graph = sweep(lora, [("CFG scale", "3, 4"), ("LoRA weight", "0, 1")], mode="dry run", seed=62, steps=5)
+    entry = host.run(graph)
+    report = report_of(entry)
+    assert "Dry run: nothing was computed." in report
+    assert "4 cells, 20 sampling steps; 0 of the cells are on disk, 4 to compute with 20 steps." in report
+    assert "as one figure" in report
+    assert "figure" not in entry["outputs"]
+    graph["sweep"]["inputs"]["mode"] = "exact"
+    host.run(graph)
+    graph["sweep"]["inputs"]["mode"] = "dry run"
+    assert "Time: nothing to compute." in report_of(host.run(graph))
+
+
+def test_an_axis_without_effect_is_pointed_out(host: Host, lora: str) -> None:
+    # with one step to the end, nothing is left that an eta or a second step could show
+    graph = sweep("(lora input)", [("prompt: search and replace", "moon, sun"), ("CFG scale", "2, 3")], steps=1)
+    graph["sweep"]["inputs"]["prompt"] = "moon"
+    assert "changed nothing" not in report_of(host.run(graph))
+    lora_file = host.output / "loras" / "zero.safetensors"
+    names = load_file(host.output / "loras" / lora)
+    save_file({key: value * 0 if "lora_up" in key else value for key, value in names.items()}, lora_file)
+    host.get("/object_info/MjesecSweep")
+    report = report_of(host.run(sweep("zero.safetensors", [("LoRA weight", "0, 1"), ("seed", "1, 2")], steps=1)))
+    assert "Warning: LoRA weight changed nothing" in report
+    assert "Warning: Seed" not in report
+
+
+@pytest.mark.parametrize(
+    ("axis", "plain"),
+    [
+        (("sampler", "euler, heun"), {"sampler_name": "heun"}),
+        (("scheduler", "normal, karras"), {"scheduler": "karras"}),
+        (("denoise", "1, 0.6"), {"denoise": 0.6}),
+        (("size", "128x128, 128x64"), {"height": 64}),
+        (("negative prompt", "sun, sea"), {"negative": "sea"}),
+        (("prompt", '"moon, sea"\nmoon over sea'), {"prompt": "moon over sea"}),
+        (("prompt: search and replace", "moon, sun"), {"prompt": "sun"}),
+        (("LoRA weight, U-Net", "0, 0.5"), {"strength_model": 0.5}),
+        (("LoRA weight, text encoders", "0, 0.5"), {"strength_clip": 0.5}),
+        (("LoRA file", "for_sweeps.safetensors, for_sweeps.safetensors"), {}),
+        (("checkpoint", "tiny_sdxl.safetensors, tiny_sdxl.safetensors"), {}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_every_axis_sets_what_it_names(host: Host, lora: str, axis: tuple[str, str], plain: dict[str, Any]) -> None:
+    host.run(sweep(lora, [axis], sampler="euler", lora_weight=1.0))
+    cell = cells_of(host)["1"]
+    graph = picture(lora=lora, sampler_name="euler")
+    for name, value in plain.items():
+        places = {
+            "height": "empty",
+            "negative": "no",
+            "prompt": "yes",
+            "strength_model": "lora",
+            "strength_clip": "lora",
+        }
+        key = "text" if name in ("negative", "prompt") else name
+        graph[places.get(name, "sample")]["inputs"][key] = value
+    (path,) = host.outputs(host.run(graph))
+    assert np.array_equal(cell, pixels(path))
+
+
+def test_wired_conditionings_and_latents_take_the_place_of_words_and_sizes(host: Host, lora: str) -> None:
+    graph = picture(sampler_name="euler", denoise=0.6)
+    graph["noise"] = node("EmptyImage", width=128, height=128, batch_size=1, color=0x4466AA)
+    graph["start"] = node("VAEEncode", pixels=["noise", 0], vae=["ckpt", 2])
+    graph["mask"] = node("SolidMask", value=0.5, width=128, height=128)
+    graph["inpaint"] = node("SetLatentNoiseMask", samples=["start", 0], mask=["mask", 0])
+    graph["sample"]["inputs"]["latent_image"] = ["inpaint", 0]
+    graph |= {
+        key: value
+        for key, value in sweep(
+            "(lora input)", [("CFG scale", "5")], sampler="euler", denoise=0.6, prompt="else"
+        ).items()
+        if key != "ckpt"
+    }
+    graph["sweep"]["inputs"] |= {
+        "positive_conditioning": ["yes", 0], "negative_conditioning": ["no", 0], "latent": ["inpaint", 0],
+    }  # fmt: skip
+    entry = host.run(graph)
+    saved = host.outputs({"outputs": {"save": entry["outputs"]["save"]}})
+    assert np.array_equal(cells_of(host)["0"], pixels(saved[0]))
+
+
+def test_all_epochs_of_a_run_are_one_axis(host: Host) -> None:
+    host.run(training(output_name="epochs", steps=6, save_every_epochs=1))
+    entry = host.run(sweep("(lora input)", [("LoRA file: all epochs of a run", "epochs")], steps=1))
+    assert entry["outputs"]["sweep"]["text"]
+    (axis,) = manifest_of(host)["axes"]
+    assert axis["values"] == ["epochs-000001.safetensors", "epochs.safetensors"]
+    assert axis["texts"] == ["1", "2"]

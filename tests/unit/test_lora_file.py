@@ -1,0 +1,254 @@
+"""The LoRA file: keys, numbers and metadata as other tools read them, and what a full disk does to it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_parts
+import torch
+from pack.trainer.adapter import Adapters, add_adapters
+from pack.trainer.batches import steps_per_epoch
+from pack.trainer.errors import LoraFileError
+from pack.trainer.lora_file import hashes, lora_tensors, read_lora, read_metadata, save_lora
+from pack.trainer.metadata import RunFacts, lora_metadata
+from pack.trainer.samples import Dataset
+from pack.trainer.settings import thesis_settings
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def adapters() -> Adapters:
+    adapters = add_adapters(tiny_parts.make_parts(), tiny_parts.make_settings(rank=4, alpha=2.0))
+    tiny_parts.randomize(adapters)
+    return adapters
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_each_adapted_layer_is_three_tensors_in_the_precision_asked_for(adapters: Adapters, precision: str) -> None:
+    tensors = lora_tensors(adapters, precision)
+    assert len(tensors) == 3 * len(adapters.modules)
+    assert {tensor.dtype for tensor in tensors.values()} == {DTYPES[precision]}
+    for module in adapters.modules:
+        assert tensors[f"{module.name}.alpha"].shape == ()
+        assert tensors[f"{module.name}.alpha"].item() == 2.0
+        assert torch.equal(tensors[f"{module.name}.lora_down.weight"], module.down.to(DTYPES[precision]))
+        assert torch.equal(tensors[f"{module.name}.lora_up.weight"], module.up.to(DTYPES[precision]))
+
+
+def test_the_files_tensors_are_copies(adapters: Adapters) -> None:
+    module = adapters.modules[0]
+    kept = lora_tensors(adapters, "fp32")[f"{module.name}.lora_up.weight"]
+    assert kept.data_ptr() != module.up.data_ptr()
+
+
+def test_what_is_written_is_read_again(adapters: Adapters, tmp_path: Path) -> None:
+    tensors = lora_tensors(adapters, "fp16")
+    save_lora(tmp_path / "loras" / "a.safetensors", tensors, {"ss_steps": "4", "title": "\u010d\u017e\u0161 \u6708"})
+    tiny_parts.assert_same(read_lora(tmp_path / "loras" / "a.safetensors"), tensors)
+    metadata = read_metadata(tmp_path / "loras" / "a.safetensors")
+    assert metadata["title"] == "\u010d\u017e\u0161 \u6708"
+
+
+def big_tensors() -> dict[str, torch.Tensor]:
+    """A little over 2 MiB, so that the 64 KiB at 1 MiB exist."""
+    generator = torch.Generator().manual_seed(0)
+    return {f"lora_{i}.lora_up.weight": torch.randn(300, 1000, generator=generator).half() for i in range(4)}
+
+
+def header_of(data: bytes) -> tuple[dict[str, object], bytes]:
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def test_the_model_hash_is_that_of_the_bytes_behind_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, big_tensors(), {"ss_steps": "4", "modelspec.title": "a"})
+    _, body = header_of(path.read_bytes())
+    assert read_metadata(path)["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
+
+
+def test_the_legacy_hash_is_that_of_64_kib_of_the_file_with_kohyas_entries_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, big_tensors(), {"ss_steps": "4", "ss_seed": "0", "modelspec.title": "a"})
+    header, body = header_of(path.read_bytes())
+    header["__metadata__"] = {k: v for k, v in header["__metadata__"].items() if k.startswith("ss_")}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # safetensors pads its header to 8 bytes
+    offset = 0x100000 - 8 - (len(text) + 7) // 8 * 8
+    expected = hashlib.sha256(body[offset : offset + 0x10000]).hexdigest()[:8]
+    assert read_metadata(path)["sshs_legacy_hash"] == expected
+
+
+def test_the_hashes_tell_weights_apart_and_do_not_depend_on_foreign_entries() -> None:
+    tensors = big_tensors()
+    plain = hashes(tensors, {"ss_steps": "4"})
+    assert hashes(tensors, {"ss_steps": "4", "modelspec.title": "another"}) == plain
+    changed = {**tensors, "lora_1.lora_up.weight": tensors["lora_1.lora_up.weight"] + 1}
+    assert all(hashes(changed, {"ss_steps": "4"})[name] != value for name, value in plain.items())
+
+
+# what other tools read; kohya-ss/sd-scripts writes them in train_network.py and sai_model_spec.py
+KEYS = [
+    "ss_session_id", "ss_training_started_at", "ss_training_finished_at", "ss_output_name", "ss_learning_rate",
+    "ss_text_encoder_lr", "ss_unet_lr", "ss_num_train_images", "ss_num_reg_images", "ss_num_batches_per_epoch",
+    "ss_num_epochs", "ss_epoch", "ss_steps", "ss_gradient_checkpointing", "ss_gradient_accumulation_steps",
+    "ss_max_train_steps", "ss_lr_warmup_steps", "ss_lr_scheduler", "ss_network_module", "ss_network_dim",
+    "ss_network_alpha", "ss_network_dropout", "ss_mixed_precision", "ss_full_fp16", "ss_v2",
+    "ss_base_model_version", "ss_clip_skip", "ss_max_token_length", "ss_cache_latents", "ss_seed",
+    "ss_noise_offset", "ss_min_snr_gamma", "ss_loss_type", "ss_optimizer", "ss_max_grad_norm",
+    "ss_batch_size_per_device", "ss_resolution", "ss_enable_bucket", "ss_bucket_no_upscale", "ss_min_bucket_reso",
+    "ss_max_bucket_reso", "ss_dataset_dirs", "ss_tag_frequency", "ss_bucket_info", "ss_sd_model_name",
+    "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.title", "modelspec.date",
+    "modelspec.resolution", "modelspec.prediction_type", "modelspec.timestep_range",
+]  # fmt: skip
+
+
+def metadata_of_a_run() -> dict[str, str]:
+    examples = tiny_parts.make_examples(3)
+    dataset = Dataset(tuple(example.sample for example in examples), (), "/nowhere")
+    per_epoch = steps_per_epoch([e.placement.bucket for e in examples], [1, 1, 1], 1)
+    facts = RunFacts("ab" * 32, "mjesec", "base.safetensors", 1.5e9, 1.5e9 + 60, 4, 2, 2, per_epoch, "epsilon")
+    return lora_metadata(thesis_settings(steps=4), dataset, examples, facts)
+
+
+def test_the_metadata_are_strings_and_none_that_tools_read_is_missing() -> None:
+    metadata = metadata_of_a_run()
+    assert [key for key in KEYS if key not in metadata] == []
+    assert all(isinstance(value, str) for value in metadata.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "32",
+        "ss_network_alpha": "8.0",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_v2": "False",
+        "ss_steps": "4",
+        "ss_epoch": "2",
+        "ss_num_train_images": "3",
+        "ss_mixed_precision": "fp16",
+        "ss_resolution": "(1024, 1024)",
+        "ss_sd_model_name": "base.safetensors",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.title": "mjesec",
+        "modelspec.date": "2017-07-14T02:41:00",
+        "modelspec.resolution": "1024x1024",
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.timestep_range": "0,1000",
+    }.items(),
+)
+def test_metadata_say_what_kohya_says(key: str, value: str) -> None:
+    assert metadata_of_a_run()[key] == value
+
+
+def test_structured_metadata_are_json() -> None:
+    metadata = metadata_of_a_run()
+    assert json.loads(metadata["ss_bucket_info"])["buckets"]["0"] == {"resolution": [64, 64], "count": 3}
+    assert json.loads(metadata["ss_tag_frequency"])["images"] == {f"moon number {i}": 1 for i in range(3)}
+    assert sum(entry["img_count"] for entry in json.loads(metadata["ss_dataset_dirs"]).values()) == 3
+
+
+def test_no_metadata_tell_where_the_users_folders_are() -> None:
+    assert "/nowhere" not in json.dumps(metadata_of_a_run())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_never_saved(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, big_tensors(), {})
+    before = path.read_bytes()
+    with pytest.raises(LoraFileError, match=r"'a.safetensors' was not written: 'lora_x.lora_up.weight'"):
+        save_lora(path, {"lora_x.lora_up.weight": torch.tensor([1.0, value])}, {})
+    assert path.read_bytes() == before
+
+
+def test_a_number_too_large_for_the_files_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoraFileError, match=r"too large for torch\.float16"):
+        save_lora(tmp_path / "a.safetensors", {"x.alpha": torch.tensor(1e6).half()}, {})
+
+
+@pytest.mark.parametrize("read", [read_lora, read_metadata])
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 64], ids=["empty", "text", "huge header"])
+def test_a_file_that_is_no_lora_is_refused_by_name(read: object, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(LoraFileError, match=re.escape(f"'{path}' is not a readable safetensors file")):
+        read(path)
+
+
+def refuse(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_disk_that_is_full_at_the_last_moment_leaves_the_earlier_file(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, big_tensors(), {})
+    before = path.read_bytes()
+    monkeypatch.setattr(f"os.{call}", refuse)
+    with pytest.raises(LoraFileError, match=r"No space left on device\): an earlier file of that name is untouched"):
+        save_lora(path, {"x.alpha": torch.ones(1)}, {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+LIMITED = """
+import importlib.util, resource, signal, sys
+from pathlib import Path
+root, path = sys.argv[1:]
+spec = importlib.util.spec_from_file_location('pack', root + '/__init__.py', submodule_search_locations=[root])
+sys.modules['pack'] = importlib.util.module_from_spec(spec)
+import torch
+from safetensors.torch import save_file
+from pack.trainer.errors import LoraFileError
+from pack.trainer.files import write_atomically
+from pack.trainer.lora_file import save_lora
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+big = {'a': torch.ones(1 << 16)}
+for write in (
+    lambda: save_lora(Path(path), big, {}),
+    lambda: write_atomically(Path(path), lambda scratch: save_file(big, scratch)),
+):
+    try:
+        write()
+        print('written')
+    except LoraFileError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit on a file's size is POSIX's")
+def test_a_write_that_the_system_cuts_off_leaves_the_earlier_file_and_nothing_half_made(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, {"x.alpha": torch.ones(1)}, {})
+    before = path.read_bytes()
+    root = str(Path(__file__).absolute().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, root, str(path)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    lines = done.stdout.splitlines()
+    # the LoRA and the run's state are written by different functions of safetensors
+    assert len(lines) == 2
+    assert all("'a.safetensors' could not be written" in line and "File too large" in line for line in lines), lines
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LoraFileError, match="'a.safetensors' could not be written to .*file"):
+        save_lora(tmp_path / "file" / "a.safetensors", big_tensors(), {})

@@ -1,0 +1,340 @@
+"""Whole runs on tiny networks: from a folder of images to a LoRA file, reused, resumed, refused, interrupted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_parts
+import torch
+from pack.trainer import run as run_module
+from pack.trainer.adapter import add_adapters
+from pack.trainer.buckets import BucketSettings
+from pack.trainer.dataset import scan_folder
+from pack.trainer.errors import DatasetError, LoraFileError, NonFiniteLoss
+from pack.trainer.identity import run_id, weights_fingerprint
+from pack.trainer.lora_file import lora_tensors, read_lora, read_metadata
+from pack.trainer.run import Result, train
+from pack.trainer.settings import TrainSettings
+from tiny_parts import Log, Stop, make_job, make_settings
+
+SHORT = make_settings(steps=3)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def run(root: Path, settings: TrainSettings = SHORT, log: Log | None = None) -> Result:
+    return train(make_job(root, settings, log))
+
+
+def no_parts() -> None:
+    raise AssertionError("Networks were made although nothing was to be trained.")
+
+
+def test_a_folder_of_images_becomes_a_lora(tmp_path: Path) -> None:
+    log = Log()
+    result = run(tmp_path, log=log)
+    assert result.path == tmp_path / "loras" / "mjesec.safetensors"
+    assert not result.reused
+    adapters = add_adapters(tiny_parts.make_parts(), SHORT)
+    written = read_lora(result.path)
+    assert written.keys() == lora_tensors(adapters, "fp32").keys()
+    assert any(tensor.any() for name, tensor in written.items() if name.endswith("lora_up.weight"))
+    assert [step.step for step in log.steps] == [1, 2, 3]
+    assert list(result.losses) == [step.loss for step in log.steps]
+    assert log.stages == ["encoding images"] * 4
+    assert result.report.splitlines() == "\n".join(log.lines).splitlines()
+    assert "3 steps of 1 image: 0.75 epochs of 4 steps." in log.lines
+
+
+def test_a_finished_run_leaves_nothing_but_its_file_and_the_latents(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert files_in(tmp_path / "loras") == ["mjesec.safetensors"]
+    assert files_in(tmp_path / "work" / "runs") == []
+    assert len(files_in(tmp_path / "work" / "latents")) == 4
+
+
+def test_the_same_run_again_is_found_and_not_trained(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    before = first.path.read_bytes()
+    again = train(replace(make_job(tmp_path, SHORT), parts=no_parts, encode=no_parts))
+    assert (again.path, again.reused) == (first.path, True)
+    assert again.losses == pytest.approx(first.losses, rel=1e-4)
+    assert "holds this very run already" in again.report
+    assert first.path.read_bytes() == before
+
+
+def test_another_run_gets_another_file_and_says_so(tmp_path: Path) -> None:
+    settings = make_settings(steps=1)
+    first = run(tmp_path, settings)
+    before = first.path.read_bytes()
+    job = make_job(tmp_path, settings)
+    others = [
+        replace(job, settings=replace(settings, seed=1)),
+        replace(job, base=replace(job.base, fingerprint="another")),
+        replace(job, base=replace(job.base, vae_fingerprint="another")),
+        replace(job, dataset=replace(job.dataset, samples=job.dataset.samples[1:])),
+    ]
+    for number, other in enumerate(others, 2):
+        result = train(replace(other, lines=[]))
+        assert result.path.name == f"mjesec_{number}.safetensors"
+        assert f"mjesec.safetensors is of another run, so this one becomes {result.path.name}." in result.report
+    assert first.path.read_bytes() == before
+    assert all(train(replace(other, lines=[], parts=no_parts)).reused for other in others)
+
+
+def test_another_caption_is_another_run(tmp_path: Path) -> None:
+    dataset = scan_folder(str(tiny_parts.write_images(tmp_path / "images")))
+    (tmp_path / "images" / "disc_0.txt").write_text("else")
+    edited = scan_folder(str(tmp_path / "images"))
+    assert run_id(SHORT, dataset, "base", "vae") != run_id(SHORT, edited, "base", "vae")
+
+
+def test_a_file_that_is_no_lora_of_ours_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "mjesec.safetensors").write_bytes(b"precious")
+    assert run(tmp_path).path.name == "mjesec_2.safetensors"
+    assert (tmp_path / "loras" / "mjesec.safetensors").read_bytes() == b"precious"
+
+
+def test_an_epoch_file_of_an_unfinished_other_run_is_never_overwritten(tmp_path: Path) -> None:
+    settings = make_settings(steps=6, save_every_epochs=1)
+    with pytest.raises(Stop):
+        run(tmp_path, settings, Log(stop_after=5))
+    left = tmp_path / "loras" / "mjesec-000001.safetensors"
+    before = left.read_bytes()
+    other = run(tmp_path, replace(settings, seed=1))
+    assert other.path.name == "mjesec_2.safetensors"
+    assert left.read_bytes() == before
+    assert run(tmp_path, settings).path.name == "mjesec.safetensors"
+
+
+def test_files_that_only_look_like_epochs_are_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    for name in ("mjesec-night.safetensors", "mjesec-00001.safetensors", "mjesec2-000001.safetensors"):
+        (tmp_path / "loras" / name).write_bytes(b"another's")
+    assert run(tmp_path).path.name == "mjesec.safetensors"
+
+
+RUNS = {
+    "adamw": make_settings(steps=5, schedule="cosine", warmup_steps=1, validation_images=1),
+    "adafactor": make_settings(steps=5, optimizer="adafactor", adafactor_relative_step=True, latents="sample_once"),
+}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
+    tmp_path: Path, settings: TrainSettings
+) -> None:
+    straight = run(tmp_path / "straight", settings)
+    for stop in (1, 4):
+        log = Log(stop_after=stop)
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", settings, log)
+        assert log.steps[-1].step == stop
+        assert log.lines[-1] == f"Stopped after step {stop}; queue again to go on from there."
+        assert files_in(tmp_path / "stopped" / "loras") == []
+    resumed = run(tmp_path / "stopped", settings)
+    assert "Going on from step 4 of 5." in resumed.report
+    assert resumed.losses == straight.losses
+    assert resumed.held_out == straight.held_out
+    tiny_parts.assert_same(read_lora(resumed.path), read_lora(straight.path))
+    assert files_in(tmp_path / "stopped" / "work" / "runs") == []
+
+
+@pytest.mark.parametrize("stage", ["held-out loss with the LoRA", "encoding images"])
+def test_a_cancel_before_or_after_training_loses_nothing(tmp_path: Path, stage: str) -> None:
+    settings = make_settings(steps=2, validation_images=1)
+    stopped = Log(stop_at_stage=stage)
+    with pytest.raises(Stop):
+        run(tmp_path, settings, stopped)
+    resumed = Log()
+    run(tmp_path, settings, resumed)
+    assert [step.step for step in [*stopped.steps, *resumed.steps]] == [1, 2]
+
+
+def test_a_disk_that_is_full_at_the_end_loses_no_step(tmp_path: Path) -> None:
+    (tmp_path / "loras").write_text("a file where the folder should be")
+    with pytest.raises(LoraFileError, match=r"'mjesec\.safetensors' could not be written"):
+        run(tmp_path)
+    (tmp_path / "loras").unlink()
+    log = Log()
+    result = run(tmp_path, log=log)
+    assert (log.steps, len(result.losses)) == ([], 3)
+
+
+def test_an_error_before_the_first_step_leaves_no_state(tmp_path: Path) -> None:
+    job = make_job(tmp_path, SHORT)
+    with pytest.raises(Stop):
+        train(replace(job, watcher=Log(stop_at_stage="encoding images")))
+    assert files_in(tmp_path / "work" / "runs") == []
+
+
+def test_long_runs_save_their_state_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "STATE_EVERY_SECONDS", -1)
+    found: list[bool] = []
+
+    class Looking(Log):
+        def step(self, step: object) -> None:
+            found.append(bool(files_in(tmp_path / "work" / "runs")))
+
+    run(tmp_path, log=Looking())
+    assert found == [True] * 3
+
+
+def test_epoch_files_are_named_and_numbered_as_kohya_does(tmp_path: Path) -> None:
+    result = run(tmp_path, make_settings(steps=10, save_every_epochs=1))
+    # four images an epoch: epochs end at steps 4 and 8, and the run in the middle of the third
+    assert files_in(tmp_path / "loras") == [
+        "mjesec-000001.safetensors",
+        "mjesec-000002.safetensors",
+        "mjesec.safetensors",
+    ]
+    metadata = [read_metadata(path) for path in sorted((tmp_path / "loras").iterdir())]
+    assert [(m["ss_steps"], m["ss_epoch"], m["ss_output_name"]) for m in metadata] == [
+        ("4", "1", "mjesec-000001"),
+        ("8", "2", "mjesec-000002"),
+        ("10", "3", "mjesec"),
+    ]
+    earlier = read_lora(result.path.with_name("mjesec-000002.safetensors"))
+    assert any(not torch.equal(tensor, earlier[name]) for name, tensor in read_lora(result.path).items())
+
+
+def test_every_second_epoch_can_be_saved_and_the_last_is_the_file_itself(tmp_path: Path) -> None:
+    run(tmp_path, make_settings(steps=16, save_every_epochs=2, train="unet"))
+    assert files_in(tmp_path / "loras") == ["mjesec-000002.safetensors", "mjesec.safetensors"]
+
+
+def spoil(job: run_module.Job, content_hash: str) -> run_module.Job:
+    """A job whose VAE gives no numbers for one of its images."""
+    encode = job.encode
+    calls = iter(job.dataset.samples)
+
+    def spoiled(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = encode(pixels)
+        factor = math.nan if next(calls).content_hash == content_hash else 1.0
+        return mean * factor, std
+
+    return replace(job, encode=spoiled)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_lora(tmp_path: Path) -> None:
+    settings = make_settings(steps=4)
+    good = Log(stop_after=2)
+    with pytest.raises(Stop):
+        run(tmp_path / "good", settings, good)
+    job = make_job(tmp_path, settings)
+    order = run_module.Plan(tiny_parts.make_examples(4), settings)
+    third = job.dataset.samples[order.micro_batches(2)[0][0]]
+    with pytest.raises(NonFiniteLoss) as caught:
+        train(spoil(job, third.content_hash))
+    assert str(caught.value).startswith("The loss is not a finite number at step 3: lower the learning rate")
+    assert "The LoRA as of step 2 is kept in 'mjesec-step00000002.safetensors'." in str(caught.value)
+    assert files_in(tmp_path / "loras") == ["mjesec-step00000002.safetensors"]
+    kept = tmp_path / "loras" / "mjesec-step00000002.safetensors"
+    assert read_metadata(kept)["ss_steps"] == "2"
+    # the same two steps without the spoiled image
+    finished = run(tmp_path / "two", replace(settings, steps=2))
+    tiny_parts.assert_same(read_lora(kept), read_lora(finished.path))
+
+
+def test_a_learning_rate_far_too_high_is_named_even_where_nothing_can_be_kept(tmp_path: Path) -> None:
+    settings = make_settings(steps=9, unet_lr=1e30, text_lr=1e30, save_precision="fp16")
+    with pytest.raises(NonFiniteLoss, match="at step 2: lower the learning rate") as caught:
+        run(tmp_path, settings)
+    assert "The LoRA as of step 1 could not be kept" in str(caught.value)
+    assert files_in(tmp_path / "loras") == []
+
+
+def test_a_loss_that_is_no_number_at_once_leaves_no_file(tmp_path: Path) -> None:
+    job = make_job(tmp_path, SHORT)
+    broken = replace(job, encode=lambda pixels: tuple(t * math.nan for t in tiny_parts.encode(pixels)))
+    with pytest.raises(NonFiniteLoss, match="at step 1:"):
+        train(broken)
+    assert not (tmp_path / "loras").exists()
+
+
+def test_held_out_images_are_measured_before_and_after_and_never_trained_on(tmp_path: Path) -> None:
+    settings = make_settings(steps=3, validation_images=2)
+    log = Log()
+    result = run(tmp_path, settings, log)
+    base, tuned = result.held_out
+    assert 0 < tuned != base > 0
+    assert f"Held-out loss: base {base:.5f}, with the LoRA {tuned:.5f}, ratio {tuned / base:.3f}." in log.lines
+    assert "3 steps of 1 image: 1.50 epochs of 2 steps." in log.lines
+    assert log.stages.count("held-out loss of the base") == log.stages.count("held-out loss with the LoRA") == 2
+
+
+def test_the_held_out_loss_of_the_base_does_not_depend_on_the_training(tmp_path: Path) -> None:
+    losses = [
+        run(tmp_path, make_settings(steps=1, validation_images=1, **changes)).held_out[0]
+        for changes in ({}, {"unet_lr": 1e-2, "rank": 8, "batch_size": 3})
+    ]
+    # batches of another size are the same sums in another order
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_holding_out_every_image_is_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(DatasetError, match=f"validation_images is {count}, but the dataset has 4 images"):
+        run(tmp_path, make_settings(validation_images=count))
+
+
+def test_rates_that_adafactor_ignores_are_named(tmp_path: Path) -> None:
+    settings = replace(RUNS["adafactor"], steps=1, warmup_steps=1, schedule="cosine")
+    report = run(tmp_path, settings).report
+    assert "the learning rates 0.001 (U-Net) and 0.001 (text encoders) never touch a weight" in report
+    assert "the schedule cosine and its 1 warm-up steps do nothing" in report
+
+
+def test_images_of_several_sizes_train_in_one_run(tmp_path: Path) -> None:
+    tiny_parts.write_images(tmp_path / "images", count=2)
+    for index, size in enumerate([(160, 64), (64, 128)]):
+        tiny_parts.Image.new("RGB", size, (40 * index, 90, 30)).save(tmp_path / "images" / f"wide_{index}.png")
+    result = run(tmp_path, make_settings(steps=4, batch_size=2, buckets=BucketSettings((96, 96), step=32)))
+    assert len(result.losses) == 4
+    assert all(math.isfinite(loss) for loss in result.losses)
+
+
+def test_steps_that_overflow_fp16_are_reported(tmp_path: Path) -> None:
+    log = Log()
+    result = run(tmp_path, make_settings(steps=4, precision="fp16"), log)
+    skipped = sum(not step.taken for step in log.steps)
+    said = f"{skipped} steps overflowed fp16 and were counted but not taken."
+    assert (said in result.report) == bool(skipped)
+    assert [step.step for step in log.steps] == [1, 2, 3, 4]
+
+
+def test_the_name_of_the_file_is_not_part_of_the_run(tmp_path: Path) -> None:
+    dataset = scan_folder(str(tiny_parts.write_images(tmp_path / "images")))
+    first, renamed, longer = (
+        run_id(replace(SHORT, **changes), dataset, "base", "vae")
+        for changes in ({}, {"output_name": "other"}, {"steps": 9})
+    )
+    assert first == renamed != longer
+
+
+def test_a_run_is_the_same_wherever_its_images_lie(tmp_path: Path) -> None:
+    ids = {
+        run_id(SHORT, scan_folder(str(tiny_parts.write_images(tmp_path / place))), "base", "vae")
+        for place in ("a", "b")
+    }
+    assert len(ids) == 1
+
+
+def test_a_fingerprint_depends_on_every_name_shape_type_and_byte() -> None:
+    state = {"a": torch.arange(6.0), "b": torch.ones(2, 3, dtype=torch.bfloat16)}
+    changed = [
+        {**state, "a": state["a"].view(2, 3)},
+        {**state, "a": state["a"].half()},
+        {**state, "a": torch.arange(6.0).index_fill(0, torch.tensor(3), 3.0000002)},
+        {"a": state["a"], "c": state["b"]},
+    ]
+    prints = [weights_fingerprint(other) for other in [state, *changed]]
+    assert len(set(prints)) == len(prints)
+    assert weights_fingerprint(dict(reversed(state.items()))) == prints[0]
+    assert weights_fingerprint({**state, "a": torch.arange(12.0)[::2] / 2}) == prints[0]

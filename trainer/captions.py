@@ -1,0 +1,44 @@
+"""Captions: the text beside an image."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_LONGEST = 1 << 20  # bytes; a caption file larger than this is something else
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The first line of a caption file, stripped (kohya), and the encoding it was read in."""
+
+    text: str
+    encoding: str
+
+    @property
+    def is_utf8(self) -> bool:
+        """Whether the file was what other trainers can read too."""
+        return self.encoding == "utf-8"
+
+
+def read_caption(path: str) -> Caption:
+    """The caption in a text file, whatever its encoding: UTF-8, UTF-16 with a mark, cp1252 or latin-1.
+
+    Raises OSError.
+    """
+    with open(path, "rb") as file:
+        text, encoding = _decode(file.read(_LONGEST))
+    first_line = re.split(r"[\r\n]", text.replace("\0", ""), maxsplit=1)[0]
+    return Caption(first_line.strip(), encoding)
+
+
+def _decode(data: bytes) -> tuple[str, str]:
+    if data.startswith(_BYTE_ORDER_MARKS):
+        return data.decode("utf-16", errors="replace"), "utf-16"
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            return data.decode(encoding), encoding.removesuffix("-sig")
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1"), "latin-1"

@@ -1,0 +1,41 @@
+"""Writing files so that a crash or a full disk leaves either the old file or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import LoraFileError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a temporary file beside ``path``, flush it to the disk and rename it.
+
+    Raises:
+        LoraFileError: the file could not be written; an earlier one of that name is as it was.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(scratch)
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except Exception as error:
+        # safetensors reports a full disk as its own error type, with the system's words inside
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise LoraFileError(
+                f"'{path.name}' could not be written to '{path.parent}' ({_words(error)}): an earlier file of that "
+                "name is untouched; make room there and queue again."
+            ) from error
+        raise
+    finally:
+        # where even this fails, the first error tells more
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _words(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,0 +1,39 @@
+"""Which run is this? A hash of everything that the result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+
+import torch
+
+from .samples import Dataset
+from .settings import TrainSettings
+
+_FORMAT = "mjesec run 1"
+
+
+def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of a state dict, in the order of the names.
+
+    ``on_bytes`` is told the size of each tensor as it is hashed.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        if on_bytes is not None:
+            on_bytes(tensor.nbytes)
+    return digest.hexdigest()
+
+
+def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
+    """SHA-256 over the settings (less the output's name), the dataset's content and the fingerprints of the base.
+
+    The name is left out: the same run under another name is the same run.
+    """
+    fields = {k: v for k, v in settings.as_dict().items() if k != "output_name"}
+    text = json.dumps([_FORMAT, fields, dataset.content_hash, base, vae], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

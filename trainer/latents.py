@@ -1,0 +1,94 @@
+"""Images to the VAE's latents, once: kept on disk under a hash of everything that they depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from .buckets import Placement
+from .errors import LoraFileError
+from .files import write_atomically
+from .images import apply_placement, load_rgb
+from .samples import Sample
+from .settings import TrainSettings
+
+_FORMAT = "mjesec latents 1"
+
+Encode = Callable[[torch.Tensor], tuple[torch.Tensor, "torch.Tensor | None"]]
+"""Pixels (1, H, W, 3) float32 in [0, 1] to the posterior's mean and standard deviation, (1, 4, H/8, W/8) unscaled.
+
+The deviation is None for a VAE without a posterior.
+"""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The VAE's posterior of one image: mean and standard deviation, (4, H/8, W/8) float32, unscaled."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """One draw, on the CPU."""
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
+
+
+class LatentsCache:
+    """Latents by content: an edited image, another crop or another VAE is another entry, so none is ever stale."""
+
+    def __init__(self, folder: Path, vae_fingerprint: str, encode: Encode) -> None:
+        self.folder, self.fingerprint, self.encode = folder, vae_fingerprint, encode
+        self.hits = 0
+
+    def path(self, sample: Sample, placement: Placement, settings: TrainSettings) -> Path:
+        fields = (
+            _FORMAT, self.fingerprint, sample.content_hash, placement.resized, placement.bucket, placement.crop,
+            settings.exif_rotate, settings.alpha_background,
+        )  # fmt: skip
+        key = hashlib.sha256(repr(fields).encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, sample: Sample, placement: Placement, settings: TrainSettings) -> Latents:
+        """Latents of one image, from disk or freshly encoded.
+
+        Raises:
+            ImageError: the image cannot be read any more.
+        """
+        path = self.path(sample, placement, settings)
+        if (held := _read(path, placement)) is not None:
+            self.hits += 1
+            return held
+        image = load_rgb(sample.path, exif_rotate=settings.exif_rotate, background=settings.alpha_background)
+        pixels = np.asarray(apply_placement(image, placement), np.float32) / 255
+        mean, std = self.encode(torch.from_numpy(pixels)[None])
+        mean = _kept(mean)
+        latents = Latents(mean, torch.zeros_like(mean) if std is None else _kept(std))
+        # a full disk costs the next run time, not this one its result
+        with contextlib.suppress(LoraFileError):
+            write_atomically(path, lambda scratch: save_file({"mean": latents.mean, "std": latents.std}, scratch))
+        return latents
+
+
+def _kept(encoded: torch.Tensor) -> torch.Tensor:
+    # a VAE may run channels-last, which safetensors does not store
+    return encoded[0].float().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _read(path: Path, placement: Placement) -> Latents | None:
+    if not path.exists():
+        return None
+    width, height = placement.bucket
+    try:
+        held = load_file(path)
+        latents = Latents(held["mean"], held["std"])
+    except Exception:  # a damaged entry is made again
+        return None
+    fits = latents.mean.shape == latents.std.shape == (4, height // 8, width // 8)
+    return latents if fits else None

@@ -1,0 +1,177 @@
+"""The training loop: what happens in one optimizer step, and nothing about files, hosts or screens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .adapter import Adapters
+from .attention import DirectAttention
+from .data import Batch, Example, Plan, collate
+from .errors import NonFiniteLoss
+from .noise import add_noise, mse_per_image, step_generator, target
+from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
+from .precision import DTYPES
+from .sdxl import Parts, encode_text
+from .settings import TrainSettings
+
+# rates of this many tensors a group are averaged for display: reading all 1972 would cost a step's time on a GPU
+_SHOWN_RATES = 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished optimizer step. ``step`` counts from 1; ``rates`` are effective learning rates by group."""
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    rates: dict[str, float]
+    seconds_per_step: float
+    taken: bool
+
+    @property
+    def eta(self) -> float:
+        """Seconds to the end of the run."""
+        return (self.steps - self.step) * self.seconds_per_step
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything besides weights and optimizer that a resumed run needs."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    skipped: int = 0
+
+
+class Trainer:
+    """One run over prepared examples. ``device`` is where the parts' weights lie."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        adapters: Adapters,
+        examples: Sequence[Example],
+        settings: TrainSettings,
+        device: torch.device,
+    ) -> None:
+        self.parts, self.adapters, self.examples = parts, adapters, examples
+        self.settings, self.device = settings, device
+        if device.type == "cpu":
+            parts.unet.set_attn_processor(DirectAttention())
+        self.plan = Plan(examples, settings)
+        self.optimizer = make_optimizer(adapters, settings)
+        self.schedule = make_schedule(self.optimizer, settings)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.progress = Progress()
+        self.rates: dict[str, float] = {}
+        self._weights = adapters.parameters()
+        self._alpha_bar = parts.alpha_bar.to(device)
+        self._text: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.settings.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.settings.precision])
+
+    def run(self, on_step: Callable[[Step], None]) -> None:
+        """Train to the settings' last step; whatever ``on_step`` raises ends the run after that step.
+
+        Raises:
+            NonFiniteLoss: the loss or the gradient is NaN or infinite; weights are those of the last good step.
+        """
+        smoothed = 0.0
+        while self.progress.step < self.settings.steps:
+            began = time.perf_counter()
+            loss, norm, taken = self.step()
+            seconds = time.perf_counter() - began
+            # the first step pays for warming up; it must not spoil the estimate
+            smoothed = seconds if self.progress.step <= 2 or not smoothed else 0.9 * smoothed + 0.1 * seconds
+            on_step(Step(self.progress.step, self.settings.steps, loss, norm, self.rates, smoothed, taken))
+
+    def step(self) -> tuple[float, float, bool]:
+        """One optimizer step: mean loss, gradient norm before clipping, and whether fp16 let it be taken."""
+        number = self.progress.step
+        micro = self.plan.micro_batches(number)
+        total = 0.0
+        try:
+            for place, indices in enumerate(micro):
+                loss = self.loss(
+                    self.draw(indices, number, place), step_generator(self.settings.seed, 2, number, place)
+                )
+                self.scaler.scale(loss / len(micro)).backward()
+                total += loss.item() / len(micro)
+                if not torch.isfinite(torch.tensor(total)):
+                    raise NonFiniteLoss(number + 1)
+            norm, taken = self._update(number)
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.losses.append(total)
+        self.progress.skipped += not taken
+        return total, norm, taken
+
+    def _update(self, number: int) -> tuple[float, bool]:
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self._weights, self.settings.max_grad_norm).item()
+        finite = norm == norm and norm != float("inf")
+        if not finite and not self.scaler.is_enabled():
+            raise NonFiniteLoss(number + 1)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # before the schedule moves on: the rates that this step was taken with
+        self.rates = effective_rates(self.optimizer, _SHOWN_RATES)
+        if self.schedule is not None:
+            self.schedule.step()
+        return norm, finite
+
+    def draw(self, indices: Sequence[int], step: int, place: int) -> Batch:
+        """Latents of a micro-batch: a sample of the posterior, drawn once for good or anew at every step."""
+        chosen = [self.examples[i] for i in indices]
+        latents = []
+        for position, (index, example) in enumerate(zip(indices, chosen, strict=True)):
+            where = (0, index) if self.settings.latents == "sample_once" else (1, step, place, position)
+            latents.append(example.latents.sample(step_generator(self.settings.seed, *where)))
+        return collate(chosen, latents)
+
+    def loss(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean squared error of the prediction at random timesteps, or at the given ones, (N,) int64."""
+        return self.loss_per_image(batch, generator, timesteps).mean()
+
+    def loss_per_image(
+        self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        count = len(batch.latents)
+        if timesteps is None:
+            timesteps = torch.randint(0, len(self._alpha_bar), (count,), generator=generator)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(self.device)
+        x0 = batch.latents.to(self.device) * self.parts.latent_scale
+        timesteps = timesteps.to(self.device)
+        alpha_bar = self._alpha_bar[timesteps]
+        noisy = add_noise(x0, noise, alpha_bar)
+        with self.autocast():
+            context, pooled = self.condition(batch.tokens)
+            extra = {"text_embeds": pooled, "time_ids": batch.time_ids.to(self.device)}
+            guess = self.parts.unet(
+                noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False
+            )[0]
+        return mse_per_image(guess, target(x0, noise, alpha_bar, self.parts.prediction))
+
+    def condition(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text conditioning of (2, N, 77) ids; computed once for each caption where the encoders are frozen."""
+        if self.settings.trains_text:
+            return encode_text(self.parts, tokens.to(self.device))
+        rows = []
+        for ids in tokens.unbind(dim=1):
+            key = ids.numpy().tobytes()
+            if key not in self._text:
+                with torch.no_grad():
+                    self._text[key] = encode_text(self.parts, ids[:, None].to(self.device))
+            rows.append(self._text[key])
+        return torch.cat([context for context, _ in rows]), torch.cat([pooled for _, pooled in rows])

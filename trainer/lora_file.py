@@ -1,0 +1,104 @@
+"""The LoRA file: kohya's keys, kohya's metadata, safetensors.
+
+Keys are ``<name>.lora_down.weight``, ``<name>.lora_up.weight`` and a scalar ``<name>.alpha``, as
+kohya-ss/sd-scripts' networks.lora writes and A1111, Forge and ComfyUI read them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+
+from .errors import LoraFileError
+from .files import write_atomically
+from .precision import DTYPES
+
+if TYPE_CHECKING:
+    from .adapter import Adapters
+
+_LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
+
+
+def lora_tensors(adapters: Adapters, precision: str) -> dict[str, torch.Tensor]:
+    """The file's tensors on the CPU, copied: three for each adapted layer."""
+    dtype = DTYPES[precision]
+    out: dict[str, torch.Tensor] = {}
+    for module in adapters.modules:
+        out[f"{module.name}.alpha"] = torch.tensor(adapters.alpha, dtype=dtype)
+        for kind, weight in (("lora_down", module.down), ("lora_up", module.up)):
+            out[f"{module.name}.{kind}.weight"] = weight.detach().to("cpu", dtype, copy=True).contiguous()
+    return out
+
+
+def hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """``sshs_model_hash`` and ``sshs_legacy_hash`` as sd-scripts' train_util computes them.
+
+    The first is SHA-256 over everything behind the header, the second the first 8 digits of SHA-256 over 64 KiB at
+    1 MiB, both of a file whose only metadata are the ``ss_`` entries.
+    """
+    data = save(dict(tensors), {k: v for k, v in metadata.items() if k.startswith("ss_")})
+    body = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
+    legacy = memoryview(data)[_LEGACY_OFFSET : _LEGACY_OFFSET + _LEGACY_LENGTH]
+    return {
+        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(legacy).hexdigest()[:8],
+    }
+
+
+def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write the file, hashes included; a file of that name is replaced only when the new one is whole.
+
+    Raises:
+        LoraFileError: a value is not finite, or the file could not be written.
+    """
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise LoraFileError(
+                f"'{path.name}' was not written: '{name}' holds values that are too large for {tensor.dtype} or no "
+                "numbers; lower the learning rate."
+            )
+    full = {**metadata, **hashes(tensors, metadata)}
+    data = save(dict(tensors), full)
+
+    def write(scratch: Path) -> None:
+        scratch.write_bytes(data)
+
+    write_atomically(path, write)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty where it has none.
+
+    Raises:
+        LoraFileError: the file is no safetensors file.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def read_lora(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a LoRA file, on the CPU.
+
+    Raises:
+        LoraFileError: the file is no safetensors file.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except Exception as error:
+        raise LoraFileError(
+            f"'{path}' is not a readable safetensors file; choose another or train it again."
+        ) from error

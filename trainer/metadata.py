@@ -1,0 +1,116 @@
+"""What a LoRA file says about itself: kohya's ``ss_`` entries, Stability's ``modelspec.`` and our run's hash."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from .data import Example
+from .samples import Dataset
+from .settings import TrainSettings
+
+RUN_KEY = "mjesec_run"
+_KOHYA_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the metadata need besides settings and samples."""
+
+    run: str
+    name: str
+    base_name: str
+    started: float
+    finished: float
+    step: int
+    epoch: int
+    epochs: int
+    steps_per_epoch: int
+    prediction: str
+
+
+def lora_metadata(
+    settings: TrainSettings, dataset: Dataset, examples: tuple[Example, ...], facts: RunFacts
+) -> dict[str, str]:
+    """Metadata, every value a string, as kohya-ss/sd-scripts' train_network.py and sai_model_spec.py write them."""
+    text = settings.trains_text
+    width, height = settings.buckets.resolution
+    return {
+        RUN_KEY: facts.run,
+        "ss_session_id": str(int(facts.run[:8], 16)),
+        "ss_training_started_at": str(facts.started),
+        "ss_training_finished_at": str(facts.finished),
+        "ss_output_name": facts.name,
+        "ss_learning_rate": str(settings.unet_lr),
+        "ss_text_encoder_lr": str(settings.text_lr if text else None),
+        "ss_unet_lr": str(settings.unet_lr),
+        "ss_num_train_images": str(dataset.num_images_with_repeats),
+        "ss_num_reg_images": "0",
+        "ss_num_batches_per_epoch": str(facts.steps_per_epoch * settings.gradient_accumulation),
+        "ss_num_epochs": str(facts.epochs),
+        "ss_epoch": str(facts.epoch),
+        "ss_steps": str(facts.step),
+        "ss_gradient_checkpointing": str(settings.gradient_checkpointing),
+        "ss_gradient_accumulation_steps": str(settings.gradient_accumulation),
+        "ss_max_train_steps": str(settings.steps),
+        "ss_lr_warmup_steps": str(settings.warmup_steps),
+        "ss_lr_scheduler": settings.schedule,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(settings.rank),
+        "ss_network_alpha": str(settings.alpha),
+        "ss_network_dropout": "None",
+        "ss_mixed_precision": _KOHYA_PRECISION[settings.precision],
+        "ss_full_fp16": "False",
+        "ss_v2": "False",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_clip_skip": "None",
+        "ss_max_token_length": "None",
+        "ss_cache_latents": "True",
+        "ss_seed": str(settings.seed),
+        "ss_noise_offset": "None",
+        "ss_min_snr_gamma": "None",
+        "ss_loss_type": "l2",
+        "ss_optimizer": _optimizer_name(settings),
+        "ss_max_grad_norm": str(settings.max_grad_norm),
+        "ss_batch_size_per_device": str(settings.batch_size),
+        "ss_resolution": str((width, height)),
+        "ss_enable_bucket": str(settings.buckets.enabled),
+        "ss_bucket_no_upscale": str(settings.buckets.no_upscale),
+        "ss_min_bucket_reso": str(settings.buckets.min_size),
+        "ss_max_bucket_reso": str(settings.buckets.max_size),
+        "ss_bucket_info": json.dumps(_bucket_info(examples)),
+        "ss_dataset_dirs": json.dumps({"images": {"n_repeats": 1, "img_count": dataset.num_images}}),
+        "ss_tag_frequency": json.dumps({"images": _tag_frequency(dataset)}, ensure_ascii=False),
+        "ss_sd_model_name": facts.base_name,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": facts.name,
+        "modelspec.date": datetime.fromtimestamp(int(facts.finished), timezone.utc).replace(tzinfo=None).isoformat(),
+        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.prediction_type": "epsilon" if facts.prediction == "epsilon" else "v",
+        "modelspec.timestep_range": "0,1000",
+    }
+
+
+def _optimizer_name(settings: TrainSettings) -> str:
+    if settings.optimizer == "adamw":
+        return f"torch.optim.adamw.AdamW(weight_decay={settings.weight_decay})"
+    return f"transformers.optimization.Adafactor(relative_step={settings.adafactor_relative_step})"
+
+
+def _bucket_info(examples: tuple[Example, ...]) -> dict[str, object]:
+    counts: Counter[tuple[int, int]] = Counter()
+    for example in examples:
+        counts[example.placement.bucket] += example.sample.repeats
+    buckets = {str(i): {"resolution": list(size), "count": counts[size]} for i, size in enumerate(sorted(counts))}
+    return {"buckets": buckets}
+
+
+def _tag_frequency(dataset: Dataset) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for sample in dataset.samples:
+        counts.update(tag for part in sample.caption.split(",") if (tag := part.strip()))
+    return dict(counts.most_common())

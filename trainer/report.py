@@ -1,0 +1,81 @@
+"""The report on a dataset: what is in it, what happens to it, and what the user may want to mend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .buckets import BucketSettings, place
+
+if TYPE_CHECKING:
+    from .samples import Dataset
+
+MAX_NAMED = 20
+MAX_TOKENS = 75
+
+_HEADINGS = {
+    "broken": "Broken files, skipped",
+    "outside": "Links out of the folder, skipped",
+    "folder_ignored": "Sub-folders not read",
+    "not_an_image": "Other files, skipped",
+    "mixed_folder": "Folder layout",
+    "animated": "Animated or paged files, first frame used",
+    "duplicate": "Duplicates",
+    "caption_missing": "Captions missing",
+    "caption_empty": "Captions empty",
+    "caption_encoding": "Captions not in UTF-8",
+    "caption_orphan": "Captions without an image",
+}
+
+
+def dataset_report(dataset: Dataset, count_tokens: Callable[[str], int] | None, buckets: BucketSettings | None) -> str:
+    """See `Dataset.report`."""
+    lines = [
+        f"Folder: {dataset.folder}",
+        f"Images: {dataset.num_images} ({dataset.num_images_with_repeats} with repeats)",
+    ]
+    if buckets is not None:
+        lines += _bucket_lines(dataset, buckets)
+    if count_tokens is not None:
+        lines += _token_lines(dataset, count_tokens)
+    for kind, heading in _HEADINGS.items():
+        problems = dataset.problems_of(kind)
+        lines += _listed(heading, [f"{problem.path}: {problem.detail}" for problem in problems])
+    return "\n".join(lines)
+
+
+def _listed(heading: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    lines = [f"{heading}: {len(entries)}", *(f"  {entry}" for entry in entries[:MAX_NAMED])]
+    if len(entries) > MAX_NAMED:
+        lines.append(f"  … and {len(entries) - MAX_NAMED} more")
+    return lines
+
+
+def _bucket_lines(dataset: Dataset, settings: BucketSettings) -> list[str]:
+    counts: Counter[tuple[int, int]] = Counter()
+    resized_pixels = kept_pixels = 0
+    enlarged = []
+    for sample in dataset.samples:
+        placement = place(sample.width, sample.height, settings)
+        counts[placement.bucket] += sample.repeats
+        resized_pixels += sample.repeats * placement.resized[0] * placement.resized[1]
+        kept_pixels += sample.repeats * placement.bucket[0] * placement.bucket[1]
+        width, height = placement.resized
+        if width > sample.width or height > sample.height:
+            enlarged.append(f"{dataset.name_of(sample)}: {sample.width}x{sample.height} → {width}x{height}")
+    lines = [f"Buckets: {len(counts)} (width x height: images with repeats)"]
+    lines += [f"  {width}x{height}: {count}" for (width, height), count in sorted(counts.items())]
+    lost = 100 * (1 - kept_pixels / resized_pixels) if resized_pixels else 0.0
+    return [*lines, f"Pixels lost to cropping: {lost:.1f} %", *_listed("Images enlarged", enlarged)]
+
+
+def _token_lines(dataset: Dataset, count_tokens: Callable[[str], int]) -> list[str]:
+    over = []
+    for sample in dataset.samples:
+        tokens = count_tokens(sample.caption)
+        if tokens > MAX_TOKENS:
+            over.append(f"{dataset.name_of(sample)}: {tokens} tokens, of which {MAX_TOKENS} are seen")
+    return _listed(f"Captions over {MAX_TOKENS} tokens", over)

@@ -1,0 +1,165 @@
+"""What a training run does: one frozen value, whose rules stand in one place."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, field
+
+from .buckets import BucketSettings
+from .errors import SettingsError
+
+OPTIMIZERS = ("adamw", "adafactor")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("bf16", "fp16", "fp32")
+PARTS = ("unet", "unet+text")
+LATENTS = ("sample_once", "resample")
+CROPS = ("true", "kohya")
+MAX_SEED = 2**63 - 1
+_NAME = re.compile(r"[^\x00-\x1f<>:\"/\\|?*]{1,120}")
+_DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Every number of a run.
+
+    steps: optimizer steps. Epochs follow from them and are reported, never the other way round.
+    rank, alpha: kohya's network_dim and network_alpha; the adapter's output is scaled by alpha / rank.
+    unet_lr, text_lr: learning rates of the two groups. Adafactor with ``adafactor_relative_step`` ignores both.
+    train: ``unet`` or ``unet+text`` (both text encoders).
+    latents: ``resample`` draws the VAE's posterior anew at every step, ``sample_once`` once for good (kohya).
+    told_crop: ``true`` tells SDXL the crop that was made, ``kohya`` what kohya tells it.
+    precision: autocast of forward and backward; adapters, gradients and optimizer state are always fp32.
+    max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.
+    save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
+    validation_images: held out of training; their loss at fixed noise and timesteps is reported.
+
+    Raises:
+        SettingsError: names the field, the value given and what is allowed.
+    """
+
+    output_name: str = "mjesec"
+    steps: int = 1000
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    train: str = "unet+text"
+    rank: int = 32
+    alpha: float = 32.0
+    optimizer: str = "adamw"
+    unet_lr: float = 1e-4
+    text_lr: float = 5e-5
+    weight_decay: float = 0.01
+    adafactor_relative_step: bool = False
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    precision: str = "bf16"
+    gradient_checkpointing: bool = False
+    latents: str = "resample"
+    told_crop: str = "true"
+    seed: int = 0
+    save_every_epochs: int = 0
+    save_precision: str = "fp16"
+    validation_images: int = 0
+    exif_rotate: bool = True
+    alpha_background: tuple[int, int, int] | None = (255, 255, 255)
+    buckets: BucketSettings = field(default_factory=BucketSettings)
+
+    def __post_init__(self) -> None:
+        check_output_name(self.output_name)
+        for name in ("steps", "batch_size", "gradient_accumulation", "rank"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("warmup_steps", "save_every_epochs", "validation_images", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("unet_lr", "text_lr", "weight_decay", "max_grad_norm"):
+            _finite(name, getattr(self, name), minimum=0)
+        _finite("alpha", self.alpha, minimum=0)
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise SettingsError(f"{name} is '{getattr(self, name)}'; choose one of {', '.join(allowed)}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.alpha == 0:
+            raise SettingsError("alpha is 0, which would scale the LoRA away; give a positive number such as the rank.")
+        if self.seed > MAX_SEED:
+            raise SettingsError(f"seed is {self.seed}; it must be at most {MAX_SEED}.")
+        if self.unet_lr == 0 and (self.text_lr == 0 or self.train == "unet") and not self.adafactor_relative_step:
+            raise SettingsError("Every learning rate is 0, so nothing would be trained; give a rate such as 1e-4.")
+        if self.adafactor_relative_step and self.optimizer != "adafactor":
+            raise SettingsError(f"adafactor_relative_step needs the optimizer adafactor, not '{self.optimizer}'.")
+        if self.warmup_steps > self.steps:
+            raise SettingsError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the run.")
+
+    @property
+    def trains_text(self) -> bool:
+        return self.train == "unet+text"
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for reports, hashes and metadata."""
+        return asdict(self)
+
+
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "save_precision": PRECISIONS,
+    "train": PARTS,
+    "latents": LATENTS,
+    "told_crop": CROPS,
+}
+
+
+def check_output_name(name: str) -> None:
+    """Accept a plain file name without extension, of at most 120 characters and 160 bytes.
+
+    Raises:
+        SettingsError: separators, ``..``, control characters, names that Windows reserves.
+    """
+    plain = _NAME.fullmatch(name) and name == name.strip() and not name.startswith(".") and not name.endswith(".")
+    # file systems count bytes, and the epoch and the temporary file's ending come on top
+    short = len(name.encode("utf-8", "surrogatepass")) <= 160
+    if not plain or not short or _DEVICE_NAMES.fullmatch(name) or name.lower().endswith(".safetensors"):
+        raise SettingsError(
+            f"The output name '{name}' must be a short, plain file name such as 'mjesec', "
+            "without folders, '..' or '.safetensors'."
+        )
+
+
+def _at_least(name: str, value: int, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least {minimum}.")
+
+
+def _finite(name: str, value: float, minimum: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < minimum:
+        raise SettingsError(f"{name} is {value!r}; it must be a finite number of at least {minimum:g}.")
+
+
+def thesis_settings(**changes: object) -> TrainSettings:
+    """The run of Strakoš (2024) as kohya_ss v24.1.6 computed it; ``changes`` replace single fields."""
+    base: dict[str, object] = {
+        "steps": 1600,
+        "rank": 32,
+        "alpha": 8.0,
+        "optimizer": "adafactor",
+        "adafactor_relative_step": True,
+        "unet_lr": 1e-4,
+        "text_lr": 1e-4,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "precision": "fp16",
+        "latents": "sample_once",
+        "told_crop": "kohya",
+        "save_every_epochs": 1,
+        "exif_rotate": False,
+        "alpha_background": None,
+    }
+    return TrainSettings(**{**base, **changes})  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""A run's state on disk: adapters, optimizer, schedule, scaler and how far it got. safetensors, never pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .errors import LoraFileError
+from .files import write_atomically
+from .loop import Progress, Trainer
+
+
+def save_state(path: Path, trainer: Trainer, run: str) -> None:
+    """Write everything from which ``load_state`` can go on; random numbers need no state, they follow from the step.
+
+    Raises:
+        LoraFileError: the file could not be written; an earlier state is as it was.
+    """
+    optimizer = trainer.optimizer.state_dict()
+    tensors = {f"adapter.{name}": t for name, t in trainer.adapters.tensors().items()}
+    plain: dict[str, dict[str, object]] = {}
+    for index, held in optimizer["state"].items():
+        for key, value in held.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    facts = {
+        "run": run,
+        "step": trainer.progress.step,
+        "skipped": trainer.progress.skipped,
+        "losses": trainer.progress.losses,
+        "optimizer": plain,
+        "schedule": _plain_schedule(trainer),
+        "scaler": trainer.scaler.state_dict(),
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    metadata = {"mjesec": json.dumps(facts)}
+    write_atomically(path, lambda scratch: save_file(tensors, scratch, metadata=metadata))
+
+
+def load_state(path: Path, trainer: Trainer, run: str) -> bool:
+    """Put a saved state into a fresh trainer of the same run; False where there is none.
+
+    Raises:
+        LoraFileError: the file is damaged or of another run.
+    """
+    if not path.exists():
+        return False
+    cure = "delete it and the run starts anew."
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["mjesec"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:
+        raise LoraFileError(f"The saved state '{path}' is damaged; {cure}") from error
+    if facts.get("run") != run:
+        raise LoraFileError(f"The saved state '{path}' is of another run; {cure}")
+    if not _fits(trainer, tensors, facts):
+        raise LoraFileError(f"The saved state '{path}' is damaged; {cure}")
+    with torch.no_grad():
+        for name, weight in trainer.adapters.tensors().items():
+            weight.copy_(tensors[f"adapter.{name}"])
+    _load_optimizer(trainer, tensors, facts["optimizer"])
+    if trainer.schedule is not None:
+        trainer.schedule.load_state_dict(facts["schedule"])
+        for group, rate in zip(trainer.optimizer.param_groups, trainer.schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+    trainer.scaler.load_state_dict(facts["scaler"])
+    trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"])
+    return True
+
+
+def _fits(trainer: Trainer, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> bool:
+    wanted = {f"adapter.{name}": weight.shape for name, weight in trainer.adapters.tensors().items()}
+    held = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("adapter.")}
+    return held == wanted and facts.keys() >= {"step", "skipped", "losses", "optimizer", "schedule", "scaler"}
+
+
+def _load_optimizer(trainer: Trainer, tensors: dict[str, torch.Tensor], plain: dict[str, dict[str, object]]) -> None:
+    state: dict[int, dict[str, object]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    for index, values in plain.items():
+        state.setdefault(int(index), {}).update(values)
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _plain_schedule(trainer: Trainer) -> dict[str, object]:
+    if trainer.schedule is None:
+        return {}
+    held = trainer.schedule.state_dict()
+    return {k: v for k, v in held.items() if isinstance(v, int | float | list | bool)}

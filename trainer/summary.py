@@ -1,0 +1,56 @@
+"""What a run tells the user, before and after: numbers that were asked for beside those that take effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .data import Plan, Tokenize
+from .loop import Trainer
+from .optim import effective_rates, group_rate
+from .samples import Dataset
+from .settings import TrainSettings
+
+
+def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, plan: Plan) -> list[str]:
+    """Before training: the data as they will be seen, the length, and numbers that will not do what they seem to."""
+    images = settings.batch_size * settings.gradient_accumulation
+    lines = [
+        dataset.report(lambda caption: len(tokenize(caption)) - 2, settings.buckets),
+        f"{settings.steps} steps of {images} image{'s' if images > 1 else ''}: {plan.epochs:.2f} epochs of "
+        f"{plan.steps_per_epoch} steps.",
+    ]
+    if settings.adafactor_relative_step:
+        lines.append(
+            f"Adafactor with relative_step sets its own rates: the learning rates {settings.unet_lr:g} (U-Net) and "
+            f"{settings.text_lr:g} (text encoders) never touch a weight."
+        )
+        if settings.warmup_steps or settings.schedule != "constant":
+            lines.append(
+                f"For the same reason the schedule {settings.schedule} and its {settings.warmup_steps} warm-up steps "
+                "do nothing."
+            )
+    return lines
+
+
+def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | None, seconds: float) -> list[str]:
+    """After training: what was made and how the loss on held-out images moved."""
+    progress = trainer.progress
+    recent = progress.losses[-max(1, len(progress.losses) // 10) :]
+    settings = trainer.settings
+    if settings.adafactor_relative_step:
+        rates, when = effective_rates(trainer.optimizer), "effective learning rates at the end"
+    else:
+        rates = {name: group_rate(settings, name) for name in trainer.adapters.groups()}
+        when = "learning rates" + (" at their highest" if settings.schedule != "constant" else "")
+    told = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+    lines = [
+        f"{len(trainer.adapters.modules)} modules of rank {trainer.adapters.rank}, alpha {trainer.adapters.alpha:g}; "
+        f"{when}: {told}.",
+        f"{progress.step} steps in {seconds:.0f} s; mean loss of the last tenth {sum(recent) / len(recent):.4f}.",
+    ]
+    if progress.skipped:
+        lines.append(f"{progress.skipped} steps overflowed fp16 and were counted but not taken.")
+    if held_out is not None:
+        base, tuned = held_out
+        lines.append(f"Held-out loss: base {base:.5f}, with the LoRA {tuned:.5f}, ratio {tuned / base:.3f}.")
+    return [*lines, f"Saved {path.name}."]
