@@ -70,7 +70,7 @@ def prepare(
 
 def _size(sample: Sample, settings: TrainSettings) -> tuple[int, int]:
     # a sample's size is the one after EXIF rotation; kohya does not rotate
-    if settings.exif_rotate:
+    if settings.images.exif_rotate:
         return sample.width, sample.height
     return read_size(sample.path, exif_rotate=False)
 

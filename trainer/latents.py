@@ -50,7 +50,7 @@ class LatentsCache:
     def path(self, sample: Sample, placement: Placement, settings: TrainSettings) -> Path:
         fields = (
             _FORMAT, self.fingerprint, sample.content_hash, placement.resized, placement.bucket, placement.crop,
-            settings.exif_rotate, settings.alpha_background,
+            settings.images.exif_rotate, settings.images.alpha_background,
         )  # fmt: skip
         key = hashlib.sha256(repr(fields).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -65,7 +65,9 @@ class LatentsCache:
         if (held := _read(path, placement)) is not None:
             self.hits += 1
             return held
-        image = load_rgb(sample.path, exif_rotate=settings.exif_rotate, background=settings.alpha_background)
+        image = load_rgb(
+            sample.path, exif_rotate=settings.images.exif_rotate, background=settings.images.alpha_background
+        )
         pixels = np.asarray(apply_placement(image, placement), np.float32) / 255
         mean, std = self.encode(torch.from_numpy(pixels)[None])
         mean = _kept(mean)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import asdict, dataclass, field
 
 from .buckets import BucketSettings
 from .errors import SettingsError
+from .options import (
+    AdapterSettings,
+    CaptionSettings,
+    EmaSettings,
+    ImageSettings,
+    LossSettings,
+    MemorySettings,
+    OptimizerSettings,
+)
+from .rules import choice, finite, whole
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "cosine")
@@ -34,6 +43,7 @@ class TrainSettings:
     max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.
     save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
     validation_images: held out of training; their loss at fixed noise and timesteps is reported.
+    buckets, adapter, optimizer_options, loss, captions, images, ema, memory: groups with rules of their own.
 
     Raises:
         SettingsError: names the field, the value given and what is allowed.
@@ -62,22 +72,26 @@ class TrainSettings:
     save_every_epochs: int = 0
     save_precision: str = "fp16"
     validation_images: int = 0
-    exif_rotate: bool = True
-    alpha_background: tuple[int, int, int] | None = (255, 255, 255)
     buckets: BucketSettings = field(default_factory=BucketSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    optimizer_options: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    ema: EmaSettings = field(default_factory=EmaSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     def __post_init__(self) -> None:
         check_output_name(self.output_name)
         for name in ("steps", "batch_size", "gradient_accumulation", "rank"):
-            _at_least(name, getattr(self, name), 1)
+            whole(name, getattr(self, name), 1)
         for name in ("warmup_steps", "save_every_epochs", "validation_images", "seed"):
-            _at_least(name, getattr(self, name), 0)
+            whole(name, getattr(self, name), 0)
         for name in ("unet_lr", "text_lr", "weight_decay", "max_grad_norm"):
-            _finite(name, getattr(self, name), minimum=0)
-        _finite("alpha", self.alpha, minimum=0)
+            finite(name, getattr(self, name), 0)
+        finite("alpha", self.alpha, 0)
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SettingsError(f"{name} is '{getattr(self, name)}'; choose one of {', '.join(allowed)}.")
+            choice(name, getattr(self, name), allowed)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -98,8 +112,8 @@ class TrainSettings:
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
-        return self.alpha / self.rank
+        """What the LoRA's output is multiplied by: alpha / rank, or alpha / √rank where it is rank-stabilized."""
+        return self.adapter.scale(self.rank, self.alpha)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for reports, hashes and metadata."""
@@ -133,16 +147,6 @@ def check_output_name(name: str) -> None:
         )
 
 
-def _at_least(name: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least {minimum}.")
-
-
-def _finite(name: str, value: float, minimum: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < minimum:
-        raise SettingsError(f"{name} is {value!r}; it must be a finite number of at least {minimum:g}.")
-
-
 def thesis_settings(**changes: object) -> TrainSettings:
     """The run of Strakoš (2024) as kohya_ss v24.1.6 computed it; ``changes`` replace single fields."""
     base: dict[str, object] = {
@@ -159,7 +163,6 @@ def thesis_settings(**changes: object) -> TrainSettings:
         "latents": "sample_once",
         "told_crop": "kohya",
         "save_every_epochs": 1,
-        "exif_rotate": False,
-        "alpha_background": None,
+        "images": ImageSettings(exif_rotate=False, alpha_background=None),
     }
     return TrainSettings(**{**base, **changes})  # type: ignore[arg-type]

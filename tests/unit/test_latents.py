@@ -14,6 +14,7 @@ from pack.trainer.data import prepare
 from pack.trainer.dataset import scan_folder
 from pack.trainer.errors import ImageError
 from pack.trainer.latents import Latents, LatentsCache
+from pack.trainer.options import ImageSettings
 from pack.trainer.samples import Sample
 from PIL import Image
 
@@ -138,7 +139,7 @@ def test_another_size_or_crop_is_another_entry(case: Case, placement: Placement)
 )
 def test_settings_that_change_pixels_make_another_entry(case: Case, changes: dict[str, object]) -> None:
     case.get()
-    case.get(replace(SETTINGS, **changes))
+    case.get(replace(SETTINGS, images=ImageSettings(**changes)))
     assert len(case.vae.pixels) == 2
 
 

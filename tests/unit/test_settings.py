@@ -8,6 +8,15 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 from pack.trainer.buckets import BucketSettings
 from pack.trainer.errors import SettingsError
+from pack.trainer.options import (
+    AdapterSettings,
+    CaptionSettings,
+    EmaSettings,
+    ImageSettings,
+    LossSettings,
+    MemorySettings,
+    OptimizerSettings,
+)
 from pack.trainer.settings import MAX_SEED, TrainSettings, check_output_name, thesis_settings
 
 NAN, INFINITE = math.nan, math.inf
@@ -91,7 +100,7 @@ def test_a_plain_file_name_is_accepted_in_any_language(name: str) -> None:
         {"seed": MAX_SEED},
         {"alpha": 1},
         {"optimizer": "adafactor", "adafactor_relative_step": True, "unet_lr": 0.0, "text_lr": 0.0},
-        {"alpha_background": None},
+        {"images": ImageSettings(alpha_background=None)},
     ],
     ids=str,
 )
@@ -140,8 +149,13 @@ THESIS = {
     "save_every_epochs": 1,
     "validation_images": 0,
     "output_name": "mjesec",
-    "exif_rotate": False,
-    "alpha_background": None,
+    "images": ImageSettings(exif_rotate=False, alpha_background=None),
+    "adapter": AdapterSettings(),
+    "optimizer_options": OptimizerSettings(),
+    "loss": LossSettings(),
+    "captions": CaptionSettings(),
+    "ema": EmaSettings(),
+    "memory": MemorySettings(),
     "buckets": BucketSettings((1024, 1024), 256, 2048, 64, no_upscale=True, enabled=True),
 }
 
