@@ -20,6 +20,7 @@ FILES = {
     "host_server": ROOT / "tests" / "host" / "server.py",
     "host_graphs": ROOT / "tests" / "host" / "graphs.py",
     "tiny_parts": ROOT / "tests" / "unit" / "tiny_parts.py",
+    "plain_reference": ROOT / "tests" / "unit" / "plain_reference.py",
 }
 
 

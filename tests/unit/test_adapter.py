@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import Adapters, add_adapters
+from pack.trainer.adapter import AdapterModule, Adapters, add_adapters
+from pack.trainer.lora_file import lora_tensors
 from pack.trainer.sdxl import Parts
 from pack.trainer.settings import thesis_settings
 
@@ -26,6 +28,21 @@ def test_sdxl_has_722_adapted_layers_in_the_unet_and_264_in_the_text_encoders(fu
 
 def test_the_thesis_trains_as_many_numbers_as_kohya_wrote(full_size: Adapters) -> None:
     assert sum(module.down.numel() + module.up.numel() for module in full_size.modules) == 114_016_256
+
+
+def test_the_thesiss_file_has_2958_tensors_of_228_megabytes(full_size: Adapters) -> None:
+    def stored(module: AdapterModule) -> AdapterModule:
+        # no memory behind them: every element is the same number
+        down, up = (torch.zeros(()).expand(weight.shape) for weight in (module.down, module.up))
+        return SimpleNamespace(name=module.name, down=down, up=up)
+
+    one_of_a_kind = {(m.down.shape, m.up.shape): stored(m) for m in full_size.modules}
+    sizes = {
+        shapes: sum(t.nbytes for t in lora_tensors(Adapters((module,), 32, 8.0), "fp16").values())
+        for shapes, module in one_of_a_kind.items()
+    }
+    assert 3 * len(full_size.modules) == 2958
+    assert sum(sizes[m.down.shape, m.up.shape] for m in full_size.modules) == 2 * (114_016_256 + 986) == 228_034_484
 
 
 SITES = [
