@@ -19,6 +19,7 @@ FILES = {
     "dev": ROOT / "dev.py",
     "host_server": ROOT / "tests" / "host" / "server.py",
     "host_graphs": ROOT / "tests" / "host" / "graphs.py",
+    "browser_editor": ROOT / "tests" / "browser" / "editor.py",
     "tiny_parts": ROOT / "tests" / "unit" / "tiny_parts.py",
     "plain_reference": ROOT / "tests" / "unit" / "plain_reference.py",
 }

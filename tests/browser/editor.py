@@ -1,0 +1,158 @@
+"""The graph editor in a real Chromium: what a user does with the mouse, and what the page says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from host_server import Host  # registered by tests/conftest.py
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright
+
+import dev
+
+RENDERERS = {"canvas": False, "vue": True}
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the template browser opens by itself
+    "Comfy.Minimap.Visible": False,
+}
+# what the frontend says of itself while it starts, whatever plugins there are (z_image_turbo: its default graph)
+HOSTS_OWN_ERRORS = ("ComfyApp graph accessed before initialization", "/user.css", "z_image_turbo")
+READY = "() => window.app?.extensionManager && window.app.graph && !document.querySelector('#splash-loader')"
+
+
+def chromium_path() -> str | None:
+    """MJESEC_CHROMIUM, else Debian's chromium, else a browser that is built from the same source."""
+    named = os.environ.get("MJESEC_CHROMIUM")
+    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def launch(playwright: Playwright, chromium: str) -> Browser:
+    return playwright.chromium.launch(executable_path=chromium, headless=True, args=list(FLAGS))
+
+
+def prepare_user(host: Host) -> None:
+    """The files that the frontend asks for at every start, each a 404 in the console where it is missing."""
+    user = host.base / "user" / "default"
+    for folder in ("workflows", "subgraphs"):
+        (user / folder).mkdir(parents=True, exist_ok=True)
+    (user / "user.css").touch()
+    (user / "comfy.templates.json").write_text("{}", encoding="utf-8")
+
+
+def place_models(host: Host) -> None:
+    """Files of the names that the shipped workflows load, so that the frontend finds none of them missing.
+
+    They hold the tiny SDXL's bytes; nothing is run with them here.
+    """
+    loras = host.output / "loras"
+    for path in (dev.ROOT / "workflows").glob("*.json"):
+        for node in read(path)["nodes"]:
+            for model in node["properties"].get("models", []):
+                _place(host.base / "models" / model["directory"] / model["name"])
+            if node["type"] != "CheckpointLoaderSimple":
+                names = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
+                for name in names:
+                    _place(loras / name)
+
+
+def _place(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.symlink_to(dev.TINY_SDXL)
+
+
+class Editor:
+    """One tab with the editor open. `problems` collects every error of the console and of the page."""
+
+    def __init__(self, page: Page, host: Host) -> None:
+        self.page = page
+        self.host = host
+        self.problems: list[str] = []
+        self.hosts_reached: set[str] = set()
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+        page.on("request", lambda request: self.hosts_reached.add(request.url))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        told = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(words in told for words in HOSTS_OWN_ERRORS):
+            self.problems.append(told)
+
+    def load(self) -> None:
+        self.page.goto(self.host.url)
+        self.page.wait_for_function(READY, timeout=60_000)
+        # the empty graph of the first start comes after the extensions' setup
+        self.page.wait_for_function("() => window.app.extensionManager.workflow.activeWorkflow != null", timeout=60_000)
+
+    def js(self, script: str, argument: object = None) -> Any:
+        return self.page.evaluate(script, argument)
+
+    def browse_templates(self, name: str) -> list[str]:
+        """Opens a shipped workflow as a user does, by its card; returns the names on all our cards."""
+        self.js("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(dev.ROOT.name, exact=True).first.click()
+        wanted = dialog.get_by_test_id(f"template-workflow-{name}")
+        wanted.wait_for()
+        cards = dialog.locator("[data-testid^=template-workflow-]").evaluate_all(
+            "cards => cards.map(card => card.dataset.testid.replace('template-workflow-', ''))"
+        )
+        wanted.click()
+        dialog.wait_for(state="hidden")
+        self.page.wait_for_function("name => document.title.includes(name)", arg=name)
+        self.settle()
+        return list(cards)
+
+    def open_template(self, name: str) -> None:
+        """What the template browser does once a card is clicked, without drawing its hundreds of cards first."""
+        url = f"/api/workflow_templates/{dev.ROOT.name}/{name}.json"
+        self.js(
+            "async ([url, name]) => window.app.loadGraphData("
+            "await (await fetch(url)).json(), true, true, name, { openSource: 'template' })",
+            [url, name],
+        )
+        self.settle()
+
+    def open_graph(self, graph: dict[str, Any]) -> None:
+        """Loads a workflow in the editor's form."""
+        self.js("graph => window.app.loadGraphData(graph)", graph)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until the page has been drawn twice: sizes are computed while drawing."""
+        self.js("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def prompt(self) -> dict[str, Any]:
+        """The graph as it would be queued, in API format."""
+        return dict(self.js("async () => (await window.app.graphToPrompt()).output"))
+
+    def screenshot(self, path: object) -> None:
+        self.page.screenshot(path=str(path))
+
+
+@contextmanager
+def open_editor(browser: Browser, host: Host, renderer: str, **settings: object) -> Iterator[Editor]:
+    """A tab with a fresh profile, in one of the two node `RENDERERS`; `settings` are the frontend's own."""
+    wanted = {**SETTINGS, "Comfy.VueNodes.Enabled": RENDERERS[renderer], **settings}
+    host.request("/settings", wanted)
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    try:
+        editor = Editor(context.new_page(), host)
+        editor.load()
+        yield editor
+    finally:
+        context.close()
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
