@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, figure, lora, settings, sweep, sweep_axis, train
+from . import (
+    dataset,
+    figure,
+    live,  # noqa: F401 - its routes are added when it is imported
+    lora,
+    loss_chart,
+    settings,
+    sweep,
+    sweep_axis,
+    train,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *settings.NODES,
     *train.NODES,
+    *loss_chart.NODES,
     *lora.NODES,
     *sweep_axis.NODES,
     *sweep.NODES,

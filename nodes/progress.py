@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..trainer.loop import Step
+    from ..trainer.registry import LiveRun
 
 log = logging.getLogger("mjesec")
 _CONSOLE_EVERY_SECONDS = 2.0
@@ -72,3 +73,15 @@ class NodeWatcher:
         log.info("[Mjesec] %s", line)
         if self.node_id is not None:
             PromptServer.instance.send_progress_text(line, self.node_id)
+
+
+class RunWatcher(NodeWatcher):
+    """Also tells a run's stages to whoever asks for the run by HTTP; its steps are told by its log."""
+
+    def __init__(self, node_id: str | None, live: LiveRun) -> None:
+        super().__init__(node_id)
+        self.live = live
+
+    def stage(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+        self.live.stage(name, done, total)
+        super().stage(name, done, total, preview)

@@ -23,6 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(scratch, path)
+        _flush_folder(path.parent)
     except Exception as error:
         # safetensors reports a full disk as its own error type, with the system's words inside
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
@@ -35,6 +36,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         # where even this fails, the first error tells more
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut, where the system lets a folder be flushed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _words(error: Exception) -> str:

@@ -245,7 +245,7 @@ def test_unscaled_fp16_gradients_are_nearly_those_of_fp32() -> None:
 @pytest.mark.parametrize("train", ["unet", "unet+text"])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 def test_checkpointing_changes_neither_loss_nor_gradient(train: str) -> None:
-    from pack.trainer.run import _set_modes
+    from pack.trainer.session import _set_modes
 
     recorded, losses = [], []
     for checkpointing in (False, True):

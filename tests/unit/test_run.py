@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import run as run_module
+from pack.trainer import checkpoints
 from pack.trainer.adapter import add_adapters
 from pack.trainer.buckets import BucketSettings
+from pack.trainer.data import Plan
 from pack.trainer.dataset import scan_folder
 from pack.trainer.errors import DatasetError, LoraFileError, NonFiniteLoss
 from pack.trainer.identity import run_id, weights_fingerprint
 from pack.trainer.lora_file import lora_tensors, read_lora, read_metadata
-from pack.trainer.run import Result, train
+from pack.trainer.run import Job, Result, train
 from pack.trainer.settings import TrainSettings
 from tiny_parts import Log, Stop, make_job, make_settings
 
@@ -51,10 +52,10 @@ def test_a_folder_of_images_becomes_a_lora(tmp_path: Path) -> None:
     assert "3 steps of 1 image: 0.75 epochs of 4 steps." in log.lines
 
 
-def test_a_finished_run_leaves_nothing_but_its_file_and_the_latents(tmp_path: Path) -> None:
+def test_a_finished_run_leaves_nothing_but_its_file_its_log_and_the_latents(tmp_path: Path) -> None:
     run(tmp_path)
     assert files_in(tmp_path / "loras") == ["mjesec.safetensors"]
-    assert files_in(tmp_path / "work" / "runs") == []
+    assert files_in(tmp_path / "work" / "runs") == ["log.jsonl"]
     assert len(files_in(tmp_path / "work" / "latents")) == 4
 
 
@@ -143,7 +144,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
     assert resumed.losses == straight.losses
     assert resumed.held_out == straight.held_out
     tiny_parts.assert_same(read_lora(resumed.path), read_lora(straight.path))
-    assert files_in(tmp_path / "stopped" / "work" / "runs") == []
+    assert files_in(tmp_path / "stopped" / "work" / "runs") == ["log.jsonl"]
 
 
 @pytest.mark.parametrize("stage", ["held-out loss with the LoRA", "encoding images"])
@@ -175,12 +176,12 @@ def test_an_error_before_the_first_step_leaves_no_state(tmp_path: Path) -> None:
 
 
 def test_long_runs_save_their_state_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "STATE_EVERY_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "STATE_EVERY_SECONDS", -1)
     found: list[bool] = []
 
     class Looking(Log):
         def step(self, step: object) -> None:
-            found.append(bool(files_in(tmp_path / "work" / "runs")))
+            found.append("state.safetensors" in files_in(tmp_path / "work" / "runs"))
 
     run(tmp_path, log=Looking())
     assert found == [True] * 3
@@ -209,7 +210,7 @@ def test_every_second_epoch_can_be_saved_and_the_last_is_the_file_itself(tmp_pat
     assert files_in(tmp_path / "loras") == ["mjesec-000002.safetensors", "mjesec.safetensors"]
 
 
-def spoil(job: run_module.Job, content_hash: str) -> run_module.Job:
+def spoil(job: Job, content_hash: str) -> Job:
     """A job whose VAE gives no numbers for one of its images."""
     encode = job.encode
     calls = iter(job.dataset.samples)
@@ -228,7 +229,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_lora(tmp
     with pytest.raises(Stop):
         run(tmp_path / "good", settings, good)
     job = make_job(tmp_path, settings)
-    order = run_module.Plan(tiny_parts.make_examples(4), settings)
+    order = Plan(tiny_parts.make_examples(4), settings)
     third = job.dataset.samples[order.micro_batches(2)[0][0]]
     with pytest.raises(NonFiniteLoss) as caught:
         train(spoil(job, third.content_hash))

@@ -1,0 +1,96 @@
+"""The run behind a training node: the host's weights and folders, and everybody who watches and controls it.
+
+Imported only when something is trained: the networks' libraries take seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+import torch
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..trainer.control import Control
+from ..trainer.identity import weights_fingerprint
+from ..trainer.job import Base, Folders, Job
+from ..trainer.registry import LiveRun
+from ..trainer.samples import Dataset
+from ..trainer.sdxl import Parts
+from ..trainer.settings import TrainSettings
+from . import host
+from .folders import loras_folder, work_folder
+from .live import RUNS
+from .progress import RunWatcher
+
+EVENT = "mjesec.run"
+
+
+def make_job(model: Any, clip: Any, vae: Any, dataset: Dataset, settings: TrainSettings, node_id: str | None) -> Job:
+    """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes."""
+    device = host.training_device()
+    control = Control()
+    live = RUNS.begin(LiveRun(control, _send, lambda: _memory_mb(device)))
+    watcher = RunWatcher(node_id, live)
+
+    def parts() -> Parts:
+        host.make_room(device)
+        return host.build_parts(model, clip, settings, device)
+
+    def on_record(record: Mapping[str, object]) -> None:
+        if record["event"] == "paused":
+            host.give_back()
+        live.hear(record)
+
+    return Job(
+        dataset=dataset,
+        settings=settings,
+        base=_base(model, clip, vae, watcher),
+        folders=Folders(loras_folder(), work_folder()),
+        parts=parts,
+        tokenize=host.tokenizer(clip),
+        encode=host.encoder(vae),
+        device=device,
+        watcher=watcher,
+        control=control,
+        on_record=on_record,
+        origin=_origin(node_id),
+    )
+
+
+def _send(data: dict[str, Any]) -> None:
+    PromptServer.instance.send_sync(EVENT, data)
+
+
+def _memory_mb(device: torch.device) -> float:
+    """What the host's process holds: on the GPU where it trains there, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def _origin(node_id: str | None) -> dict[str, str]:
+    context = get_executing_context()
+    known = {"node_id": node_id, "prompt_id": None if context is None else context.prompt_id}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _base(model: Any, clip: Any, vae: Any, watcher: RunWatcher) -> Base:
+    first, second = host.text_weights(clip)
+    weights = {
+        **{f"unet.{name}": tensor for name, tensor in host.unet_weights(model).items()},
+        **{f"te1.{name}": tensor for name, tensor in first.items()},
+        **{f"te2.{name}": tensor for name, tensor in second.items()},
+    }
+    total, done = sum(t.nbytes for t in weights.values()), 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        watcher.stage("fingerprint of the base", done // 2**20, max(total // 2**20, 1))
+
+    return Base(
+        host.model_name(model), weights_fingerprint(weights, on_bytes), weights_fingerprint(host.vae_weights(vae))
+    )

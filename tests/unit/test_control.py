@@ -1,0 +1,194 @@
+"""Pause, stop and save: they take effect after the step under way and change nothing of what is learnt."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_parts
+from pack.trainer.control import Control
+from pack.trainer.job import Job, Result
+from pack.trainer.loop import Step
+from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.run import train
+from pack.trainer.run_log import read_records
+from pack.trainer.run_status import status_of
+from pack.trainer.sdxl import Parts
+from tiny_parts import Log, Stop, make_job, make_settings
+
+SETTINGS = make_settings(steps=4, train="unet", gradient_accumulation=2, schedule="cosine")
+
+
+class Asking(Log):
+    """Asks for something once a step is finished, and goes on from a pause after ``polls`` looks at it."""
+
+    def __init__(self, at: int, wish: Callable[[], None], control: Control, polls: int = 3) -> None:
+        super().__init__()
+        self.at, self.wish, self.control, self.polls = at, wish, control, polls
+
+    def step(self, step: Step) -> None:
+        super().step(step)
+        if step.step == self.at:
+            self.wish()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        super().stage(name, done, total)
+        if self.stages.count("paused") == self.polls and self.control.paused:
+            self.control.resume()
+
+
+def run_asking(root: Path, at: int, wish: str, **changes: object) -> tuple[Result, Asking, list[Mapping[str, object]]]:
+    """A run during which ``wish`` is asked for at step ``at``; also the records that it told."""
+    records: list[Mapping[str, object]] = []
+    job = make_job(root, SETTINGS)
+    log = Asking(at, getattr(job.control, wish), job.control)
+    result = train(replace(job, **{"watcher": log, "on_record": records.append, **changes}))
+    return result, log, records
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return train(make_job(tmp_path_factory.mktemp("straight"), SETTINGS))
+
+
+def log_of(root: Path) -> list[Mapping[str, object]]:
+    (path,) = (root / "work" / "runs").glob("*/log.jsonl")
+    return read_records(path)
+
+
+def test_a_paused_run_lends_its_memory_and_ends_as_if_it_had_never_paused(tmp_path: Path, straight: Result) -> None:
+    held: list[weakref.ref[object]] = []
+    alive_during_pause: list[int] = []
+
+    def parts() -> Parts:
+        made = tiny_parts.make_parts()
+        held.append(weakref.ref(made.unet))
+        return made
+
+    def on_record(record: Mapping[str, object]) -> None:
+        if record["event"] == "paused":
+            alive_during_pause.append(sum(ref() is not None for ref in held))
+
+    result, log, _ = run_asking(tmp_path, 2, "pause", parts=parts, on_record=on_record)
+    assert alive_during_pause == [0]
+    assert log.stages.count("paused") >= 3
+    assert [step.step for step in log.steps] == [1, 2, 3, 4]
+    assert result.losses == straight.losses
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+    assert [r["step"] for r in log_of(tmp_path) if r["event"] in ("paused", "resumed")] == [2, 2]
+
+
+def test_an_interrupt_ends_a_pause_and_the_next_run_goes_on(tmp_path: Path, straight: Result) -> None:
+    job = make_job(tmp_path, SETTINGS)
+    log = Asking(1, job.control.pause, job.control)
+    log.stop_at_stage = "paused"
+    with pytest.raises(Stop):
+        train(replace(job, watcher=log))
+    assert log.lines[-1] == "Stopped after step 1; queue again to go on from there."
+    assert status_of(log_of(tmp_path)).state == "stopped"
+    resumed = train(make_job(tmp_path, SETTINGS))
+    assert "Going on from step 1 of 4." in resumed.report
+    tiny_parts.assert_same(read_lora(resumed.path), read_lora(straight.path))
+
+
+def test_stop_saves_the_lora_as_it_is_and_the_next_run_goes_on_to_the_end(tmp_path: Path, straight: Result) -> None:
+    stopped, log, records = run_asking(tmp_path, 3, "stop")
+    assert stopped.stopped
+    assert [step.step for step in log.steps] == [1, 2, 3]
+    assert stopped.path.name == "mjesec-step00000003.safetensors"
+    assert read_metadata(stopped.path)["ss_steps"] == "3"
+    assert "Stopped at step 3 of 4 as asked; queue again to go on from there." in stopped.report
+    assert (records[-1]["event"], records[-1]["state"], records[-1]["step"]) == ("end", "stopped", 3)
+    again = train(make_job(tmp_path, SETTINGS))
+    assert (again.path.name, again.stopped) == ("mjesec.safetensors", False)
+    assert "Going on from step 3 of 4." in again.report
+    tiny_parts.assert_same(read_lora(again.path), read_lora(straight.path))
+    assert stopped.path.exists()
+
+
+def test_stop_ends_a_pause(tmp_path: Path) -> None:
+    job = make_job(tmp_path, SETTINGS)
+
+    class Stopping(Asking):
+        def stage(self, name: str, done: int, total: int) -> None:
+            if name == "paused" and not self.control.stopping:
+                self.control.stop()
+
+    log = Stopping(2, job.control.pause, job.control)
+    result = train(replace(job, watcher=log))
+    assert result.stopped
+    assert result.path.name == "mjesec-step00000002.safetensors"
+
+
+def test_save_now_writes_the_lora_of_that_step_and_a_state(tmp_path: Path, straight: Result) -> None:
+    result, log, _ = run_asking(tmp_path / "saved", 1, "save")
+    # asked for when step 1 was finished, so it is the LoRA of step 2
+    saved = result.path.with_name("mjesec-step00000002.safetensors")
+    assert "Saved mjesec-step00000002.safetensors as of step 2 of 4." in log.lines
+    stopped, _, _ = run_asking(tmp_path / "stopped", 2, "stop")
+    tiny_parts.assert_same(read_lora(saved), read_lora(stopped.path))
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+    assert ("saved", 2, saved.name) in [(r["event"], r["step"], r.get("file")) for r in log_of(tmp_path / "saved")]
+
+
+def test_a_wish_at_the_last_step_comes_too_late_to_matter(tmp_path: Path, straight: Result) -> None:
+    result, _, _ = run_asking(tmp_path, 4, "stop")
+    assert (result.stopped, result.path.name) == (False, "mjesec.safetensors")
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
+REFUSED = {
+    ("pause", "pause"): "is paused",
+    ("resume",): "is not paused",
+    ("stop", "stop"): "is stopping already",
+    ("stop", "pause"): "is stopping already",
+    ("pause", "save"): "is paused: resume it, or stop it, which saves the LoRA",
+    ("pause", "sample"): "is paused: resume it first",
+}
+
+
+@pytest.mark.parametrize("wishes", REFUSED, ids=" then ".join)
+def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence(wishes: tuple[str, ...]) -> None:
+    control = Control()
+    for wish in wishes[:-1]:
+        getattr(control, wish)()
+    with pytest.raises(ValueError, match=REFUSED[wishes]):
+        getattr(control, wishes[-1])()
+
+
+def test_wishes_are_taken_once() -> None:
+    control = Control()
+    control.save()
+    control.sample()
+    assert [control.take_save(), control.take_save()] == [True, False]
+    assert [control.take_sample(), control.take_sample()] == [True, False]
+
+
+def test_a_pause_ends_when_another_thread_resumes_it() -> None:
+    control = Control()
+    control.pause()
+    resumer = threading.Timer(0.05, control.resume)
+    resumer.start()
+    control.wait(lambda: None)
+    resumer.join()
+    assert not control.paused
+
+
+def test_nothing_of_a_finished_run_is_held_by_its_job(tmp_path: Path) -> None:
+    made: list[weakref.ref[object]] = []
+
+    def parts() -> Parts:
+        networks = tiny_parts.make_parts()
+        made.append(weakref.ref(networks.unet))
+        return networks
+
+    job: Job = replace(make_job(tmp_path, replace(SETTINGS, steps=1)), parts=parts)
+    result = train(job)
+    gc.collect()
+    assert result.path.exists()
+    assert [ref() for ref in made] == [None]

@@ -1,0 +1,114 @@
+"""What a run writes while it trains: LoRA files with their metadata, and the state from which it can go on."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import LoraFileError, NonFiniteLoss
+from .loop import Step, Trainer
+from .lora_file import lora_tensors, save_lora
+from .metadata import RunFacts, lora_metadata
+from .outputs import Outputs
+from .run_log import RunLog
+from .samples import Dataset
+from .state import load_state, save_state
+
+STATE_EVERY_SECONDS = 300
+# hosts refuse headers over 1 MiB: a long run's losses are thinned, never the metadata other tools read
+_MOST_LOSSES = 20_000
+
+
+class Checkpoints:
+    """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user."""
+
+    def __init__(
+        self, run: str, outputs: Outputs, base_name: str, dataset: Dataset, log: RunLog, say: Callable[[str], None]
+    ) -> None:
+        self.run, self.outputs, self.base_name, self.dataset = run, outputs, base_name, dataset
+        self.log, self.say = log, say
+        self.started = time.time()
+        self._saved = time.monotonic()
+
+    def load(self, trainer: Trainer) -> bool:
+        """Put the saved state into a fresh trainer; False where there is none."""
+        return load_state(self.outputs.state, trainer, self.run)
+
+    def save_state(self, trainer: Trainer) -> None:
+        save_state(self.outputs.state, trainer, self.run)
+        self._saved = time.monotonic()
+
+    def after(self, trainer: Trainer, step: Step, *, wanted: bool) -> None:
+        """Write whatever is due after a step; ``wanted``: the user asked for a LoRA file and a state now."""
+        if self._epoch_file_due(trainer, step):
+            self.save_lora(trainer, self.outputs.of_epoch(trainer.plan.epoch_of(step.step - 1) + 1))
+        if wanted:
+            path = self.outputs.of_step(step.step)
+            self.save_lora(trainer, path)
+            self.say(f"Saved {path.name} as of step {step.step} of {step.steps}.")
+        if wanted or time.monotonic() - self._saved > STATE_EVERY_SECONDS:
+            self.save_state(trainer)
+
+    def _epoch_file_due(self, trainer: Trainer, step: Step) -> bool:
+        every = trainer.settings.save_every_epochs
+        if not every or step.step == step.steps or not trainer.plan.ends_epoch(step.step - 1):
+            return False
+        return (trainer.plan.epoch_of(step.step - 1) + 1) % every == 0
+
+    @contextlib.contextmanager
+    def nothing_lost(self, trainer: Trainer) -> Iterator[None]:
+        """Keeps what was computed, whatever ends the run: a cancel, a full disk, a loss that is no number."""
+        try:
+            yield
+        except NonFiniteLoss as error:
+            self._keep_last_good(trainer, error)
+            raise
+        except BaseException:
+            if step := trainer.progress.step:
+                with contextlib.suppress(LoraFileError):
+                    self.save_state(trainer)
+                    self.say(f"Stopped after step {step}; queue again to go on from there.")
+            raise
+
+    def _keep_last_good(self, trainer: Trainer, error: NonFiniteLoss) -> None:
+        """Saves the LoRA as of the last good step and says in the error where it is."""
+        if not (step := trainer.progress.step):
+            return
+        path = self.outputs.of_step(step)
+        try:
+            self.save_lora(trainer, path)
+            fate = f"The LoRA as of step {step} is kept in '{path.name}'."
+        except LoraFileError as reason:
+            fate = f"The LoRA as of step {step} could not be kept: {reason}"
+        error.args = (f"{error.args[0]} {fate}",)
+
+    def save_lora(self, trainer: Trainer, path: Path) -> None:
+        """Write the adapters as they are now.
+
+        Raises:
+            LoraFileError: the file could not be written, or a value does not fit its number format.
+        """
+        progress, plan, settings = trainer.progress, trainer.plan, trainer.settings
+        facts = RunFacts(
+            run=self.run if path == self.outputs.lora else f"{self.run}@{progress.step}",
+            name=path.stem,
+            base_name=self.base_name,
+            started=self.started,
+            finished=time.time(),
+            step=progress.step,
+            epoch=math.ceil(progress.step / plan.steps_per_epoch),
+            epochs=math.ceil(plan.epochs),
+            steps_per_epoch=plan.steps_per_epoch,
+            prediction=trainer.parts.prediction,
+        )
+        metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
+        metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))
+        save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata)
+        self.log.write("saved", progress.step, file=path.name)
+
+
+def _thinned(losses: list[float]) -> list[float]:
+    return losses[:: math.ceil(len(losses) / _MOST_LOSSES)] if len(losses) > _MOST_LOSSES else losses

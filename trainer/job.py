@@ -1,0 +1,94 @@
+"""What a run is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from .control import Control
+from .data import Tokenize
+from .latents import Encode
+from .loop import Step
+from .samples import Dataset
+from .sdxl import Parts
+from .settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that is trained on: its name for people, the hashes of its weights for the run's identity."""
+
+    name: str
+    fingerprint: str
+    vae_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Folders:
+    """loras: where LoRA files go. work: latents, states and logs, safe to delete between runs."""
+
+    loras: Path
+    work: Path
+
+
+class Watcher(Protocol):
+    """Whoever shows a run. What a method raises ends the run; its state is saved first."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Work before or after training: 'encoding images' 3 of 40. Called again and again during a pause."""
+
+    def step(self, step: Step) -> None:
+        """An optimizer step is finished."""
+
+    def say(self, line: str) -> None:
+        """A line for the console and the report."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made. ``path``: the LoRA file. ``reused``: it was there already, nothing was trained.
+
+    stopped: the user ended the run early; ``path`` then holds the LoRA as of that step.
+    """
+
+    path: Path
+    losses: tuple[float, ...]
+    report: str
+    reused: bool
+    held_out: tuple[float, float] | None = None
+    stopped: bool = False
+
+
+def _nobody(record: Mapping[str, object]) -> None:
+    """Hears the records of a run that nobody watches."""
+
+
+@dataclass
+class Job:
+    """Everything a run needs. ``parts`` makes the networks: once at the start, and again after a pause.
+
+    control: wishes of the user. on_record: told every record of the run's log as it is written.
+    origin: who asked for the run, for the log ("node_id": "5").
+    """
+
+    dataset: Dataset
+    settings: TrainSettings
+    base: Base
+    folders: Folders
+    parts: Callable[[], Parts]
+    tokenize: Tokenize
+    encode: Encode
+    device: torch.device
+    watcher: Watcher
+    lines: list[str] = field(default_factory=list)
+    control: Control = field(default_factory=Control)
+    on_record: Callable[[Mapping[str, object]], None] = _nobody
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        self.watcher.say(line)
