@@ -12,9 +12,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from .checkpoint import canonical_text_names
+from .frozen import Scratch
 from .fused import fuse
 from .names import to_original
-from .precision import DTYPES
+from .precision import compute_dtype
 from .sdxl import Parts
 from .settings import TrainSettings
 
@@ -101,15 +102,17 @@ def _adapt(
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, init_lora_weights=True, bias="none"
     )
+    dtype = compute_dtype(settings.precision, next(model.parameters()).device)
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     names = to_original(layers) if group == "unet" else canonical_text_names(layers)
     modules = [AdapterModule(prefix + names[n].replace(".", "_"), group, layer) for n, layer in layers.items()]
+    scratch = Scratch()
     for module in modules:
         for weight in (module.down, module.up):
             weight.data = weight.data.float()
             weight.requires_grad_(True)
         # autocast casts by itself; peft would copy every input to fp32 first
-        module.layer.cast_input_dtype_enabled = settings.precision == "fp32"
-        fuse(module.layer, ADAPTER, DTYPES[settings.precision])
+        module.layer.cast_input_dtype_enabled = dtype == torch.float32
+        fuse(module.layer, ADAPTER, dtype, scratch)
     return modules

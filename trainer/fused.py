@@ -14,6 +14,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from torch.nn import functional as F
 
+from .frozen import Scratch
+
 
 class _LoraProduct(torch.autograd.Function):
     """y = xWᵀ + b + s·(xAᵀ)Bᵀ with W and b frozen. x (…, in), W (out, in), A (r, in), B (out, r)."""
@@ -28,14 +30,15 @@ class _LoraProduct(torch.autograd.Function):
         up: torch.Tensor,
         scale: float,
         dtype: torch.dtype,
+        scratch: Scratch,
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
         low, high = down.to(dtype), up.to(dtype)
         inner = rows @ low.T
-        out = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+        out = F.linear(rows, scratch.widened(weight, dtype), None if bias is None else bias.to(dtype))
         out.addmm_(inner, high.T, alpha=scale)
         ctx.save_for_backward(rows, weight, low, high, inner)
-        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
+        ctx.scale, ctx.shape, ctx.dtype, ctx.scratch = scale, x.shape, x.dtype, scratch
         return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -45,15 +48,15 @@ class _LoraProduct(torch.autograd.Function):
         through = (grad @ high).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight.to(grad.dtype)
+            grad_x = grad @ ctx.scratch.widened(weight, grad.dtype)
             grad_x.addmm_(through, low)
             grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
         grad_down = (through.T @ rows).float()
         grad_up = (grad.T @ inner).float().mul_(ctx.scale)
-        return grad_x, None, None, grad_down, grad_up, None, None
+        return grad_x, None, None, grad_down, grad_up, None, None, None
 
 
-def fuse(layer: nn.Module, adapter: str, dtype: torch.dtype) -> bool:
+def fuse(layer: nn.Module, adapter: str, dtype: torch.dtype, scratch: Scratch) -> bool:
     """Let a plain LoRA layer of peft compute through one function in ``dtype``; False where it is of another kind.
 
     The arithmetic is peft's under autocast to ``dtype``; the adapter's own gradients come in fp32.
@@ -67,7 +70,7 @@ def fuse(layer: nn.Module, adapter: str, dtype: torch.dtype) -> bool:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if layer.disable_adapters:
             return base(x)
-        return _LoraProduct.apply(x, base.weight, base.bias, down.weight, up.weight, scale, dtype)
+        return _LoraProduct.apply(x, base.weight, base.bias, down.weight, up.weight, scale, dtype, scratch)
 
     layer.forward = forward
     return True

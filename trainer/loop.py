@@ -13,9 +13,10 @@ from .adapter import Adapters
 from .attention import DirectAttention
 from .data import Batch, Example, Plan, collate
 from .errors import NonFiniteLoss
+from .frozen import compute_in
 from .noise import add_noise, mse_per_image, step_generator, target
 from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
-from .precision import DTYPES
+from .precision import compute_dtype
 from .sdxl import Parts, encode_text
 from .settings import TrainSettings
 
@@ -63,8 +64,13 @@ class Trainer:
     ) -> None:
         self.parts, self.adapters, self.examples = parts, adapters, examples
         self.settings, self.device = settings, device
+        self.dtype = compute_dtype(settings.precision, device)
         if device.type == "cpu":
             parts.unet.set_attn_processor(DirectAttention())
+        if self.dtype == torch.float32:
+            # autocast would widen them too, but keep each widened weight for the backward pass
+            for part in parts.modules():
+                compute_in(part, self.dtype)
         self.plan = Plan(examples, settings)
         self.optimizer = make_optimizer(adapters, settings)
         self.schedule = make_schedule(self.optimizer, settings)
@@ -76,9 +82,9 @@ class Trainer:
         self._text: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self.settings.precision == "fp32":
+        if self.dtype == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, DTYPES[self.settings.precision])
+        return torch.autocast(self.device.type, self.dtype)
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Train to the settings' last step; whatever ``on_step`` raises ends the run after that step.

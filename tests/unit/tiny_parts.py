@@ -203,7 +203,8 @@ def make_examples(count: int = 4, spread: float = 0.5) -> tuple[Example, ...]:
 
 
 @functools.cache
-def _network(train: str, precision: str) -> tuple[Parts, Adapters]:
+def _network(train: str, precision: str, capability: str) -> tuple[Parts, Adapters]:
+    # the capability decides in which dtype the layers of a precision compute
     parts = make_parts()
     return parts, add_adapters(parts, make_settings(train=train, precision=precision))
 
@@ -213,7 +214,7 @@ def make_trainer(settings: TrainSettings, examples: Sequence[Example] | None = N
 
     All trainers of the same kind share their networks, which take long to make: use one after the other.
     """
-    parts, adapters = _network(settings.train, settings.precision)
+    parts, adapters = _network(settings.train, settings.precision, torch.backends.cpu.get_cpu_capability())
     assert (settings.rank, settings.alpha) == (adapters.rank, adapters.alpha)
     start_over(adapters)
     parts.prediction = "epsilon"
