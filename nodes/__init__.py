@@ -10,6 +10,7 @@ from . import (
     live,  # noqa: F401 - its routes are added when it is imported
     lora,
     loss_chart,
+    options,
     settings,
     sweep,
     sweep_axis,
@@ -19,6 +20,7 @@ from . import (
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *settings.NODES,
+    *options.NODES,
     *train.NODES,
     *loss_chart.NODES,
     *lora.NODES,

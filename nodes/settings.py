@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..trainer.buckets import BucketSettings
+from ..trainer.optimizer_names import CLASSES
 from ..trainer.settings import (
-    OPTIMIZERS,
     PARTS,
     PRECISIONS,
     SCHEDULES,
@@ -148,17 +148,21 @@ class TrainingSettings(io.ComfyNode):
                 _validation(0),
                 io.Combo.Input(
                     "optimizer",
-                    options=list(OPTIMIZERS),
+                    options=list(CLASSES),
                     default="adamw",
                     advanced=True,
-                    tooltip="adamw (torch) or adafactor (transformers, fixed rates, least memory).",
+                    tooltip="adamw (torch); adamw8bit (needs bitsandbytes); adafactor (transformers, least memory); "
+                    "prodigy (finds its rate: set the learning rates to 1), lion, came, schedulefree "
+                    "(pytorch-optimizer). Optimizer Options takes any other class by name.",
                 ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default="cosine",
                     advanced=True,
-                    tooltip="After the warm-up: constant, or cosine down to 0 at the last step.",
+                    tooltip="The learning rate after the warm-up, by diffusers' names: constant, or down to 0 at the "
+                    "last step in a line, a cosine, several cosines or a power; piecewise_constant by rules. The "
+                    "numbers of the last three are in Optimizer Options.",
                 ),
                 io.Int.Input(
                     "warmup_steps",
@@ -183,7 +187,7 @@ class TrainingSettings(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     advanced=True,
-                    tooltip="AdamW's weight decay.",
+                    tooltip="Weight decay, for optimizers that have one.",
                 ),
                 io.Float.Input(
                     "max_grad_norm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -31,6 +32,16 @@ class AdapterModule:
     name: str
     group: str
     layer: LoraLayer
+    up_kinds: ClassVar[tuple[str, ...]] = ("lora_up",)
+
+    @property
+    def part(self) -> str:
+        """'te1', 'te2' or 'unet'."""
+        return self.name.split("_")[1]
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """What is trained, by the names of the file's keys without ``.weight``."""
+        return {"lora_down": self.down, "lora_up": self.up}
 
     @property
     def down(self) -> nn.Parameter:
@@ -53,7 +64,7 @@ class Adapters:
 
     def parameters(self, group: str | None = None) -> list[nn.Parameter]:
         chosen = (m for m in self.modules if group is None or m.group == group)
-        return [p for m in chosen for p in (m.down, m.up)]
+        return [p for m in chosen for p in m.weights().values()]
 
     def groups(self) -> list[str]:
         """Groups that are trained, text encoders first as kohya orders them."""

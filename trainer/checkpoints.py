@@ -106,7 +106,9 @@ class Checkpoints:
         )
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))
-        save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata)
+        with trainer.evaluating():
+            tensors = lora_tensors(trainer.adapters, settings.save_precision)
+        save_lora(path, tensors, metadata)
         self.log.write("saved", progress.step, file=path.name)
 
 

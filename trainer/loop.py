@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -74,6 +74,10 @@ class Trainer:
         self.plan = Plan(examples, settings)
         self.optimizer = make_optimizer(adapters, settings)
         self.schedule = make_schedule(self.optimizer, settings)
+        # schedule-free optimizers hold other weights while they train than those that are the result
+        self._averages = hasattr(self.optimizer, "train") and hasattr(self.optimizer, "eval")
+        if self._averages:
+            self.optimizer.train()
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.progress = Progress()
         self.rates: dict[str, float] = {}
@@ -85,6 +89,26 @@ class Trainer:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The weights as a file holds them: around saving, validating and sampling.
+
+        Afterwards training goes on with the very same bits as if nothing had been looked at.
+        """
+        if not self._averages:
+            yield
+            return
+        held = [weight.detach().clone() for weight in self._weights]
+        with torch.no_grad():
+            self.optimizer.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                self.optimizer.train()
+                for weight, value in zip(self._weights, held, strict=True):
+                    weight.copy_(value)
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Train to the settings' last step; whatever ``on_step`` raises ends the run after that step.

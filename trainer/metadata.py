@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from .data import Example
+from .optimizer_names import class_name
 from .samples import Dataset
 from .settings import TrainSettings
 
@@ -96,9 +97,13 @@ def lora_metadata(
 
 
 def _optimizer_name(settings: TrainSettings) -> str:
+    told = [settings.optimizer_options.arguments] if settings.optimizer_options.arguments else []
     if settings.optimizer == "adamw":
-        return f"torch.optim.adamw.AdamW(weight_decay={settings.weight_decay})"
-    return f"transformers.optimization.Adafactor(relative_step={settings.adafactor_relative_step})"
+        return f"torch.optim.adamw.AdamW({', '.join([f'weight_decay={settings.weight_decay}', *told])})"
+    if settings.optimizer == "adafactor":
+        own = f"relative_step={settings.adafactor_relative_step}"
+        return f"transformers.optimization.Adafactor({', '.join([own, *told])})"
+    return f"{class_name(settings.optimizer)}({', '.join([f'weight_decay={settings.weight_decay}', *told])})"
 
 
 def _bucket_info(examples: tuple[Example, ...]) -> dict[str, object]:

@@ -2,38 +2,97 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+
 import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 from transformers.optimization import Adafactor
 
 from .adapter import Adapters
+from .arguments import parse_arguments
+from .errors import SettingsError
+from .optimizer_names import class_name
 from .settings import TrainSettings
+
+_PACKAGES = {"pytorch_optimizer": "pytorch-optimizer", "bitsandbytes": "bitsandbytes"}
+UP = " up"
 
 
 def group_rate(settings: TrainSettings, group: str) -> float:
-    return settings.unet_lr if group == "unet" else settings.text_lr
+    """The rate that the settings give a parameter group: 'unet', 'text', 'te1' or 'te2', with LoRA+ also 'unet up'."""
+    options = settings.optimizer_options
+    part = group.removesuffix(UP)
+    own = {"unet": settings.unet_lr, "te1": options.te1_lr, "te2": options.te2_lr}.get(part)
+    rate = settings.text_lr if own is None else own
+    return rate * options.lora_plus_ratio if group.endswith(UP) else rate
+
+
+def parameter_groups(adapters: Adapters, settings: TrainSettings) -> list[dict[str, object]]:
+    """One group for each trained part, text encoders first; with LoRA+ a part's up matrices are a group of their own.
+
+    The text encoders are one group, 'text', unless they have rates of their own.
+    """
+    options = settings.optimizer_options
+    apart = options.te1_lr is not None or options.te2_lr is not None
+    groups: dict[str, list[nn.Parameter]] = {}
+    for module in adapters.modules:
+        name = module.part if apart else module.group
+        for kind, weight in module.weights().items():
+            own = options.lora_plus_ratio != 1 and kind in module.up_kinds
+            groups.setdefault(name + UP * own, []).append(weight)
+    return [{"params": held, "lr": group_rate(settings, name), "name": name} for name, held in groups.items()]
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """The class behind an optimizer's name.
+
+    Raises:
+        SettingsError: the library is not installed, or has no optimizer of that name.
+    """
+    library, _, attribute = class_name(name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(library), attribute, None)
+    except ImportError as error:
+        package = _PACKAGES.get(library.partition(".")[0], library)
+        raise SettingsError(
+            f"The optimizer '{name}' needs {package}, which is not installed or does not work here; install it with "
+            f"'python -m pip install {package}' or choose adamw."
+        ) from error
+    if not inspect.isclass(found) or not issubclass(found, torch.optim.Optimizer):
+        raise SettingsError(f"{library} has no optimizer '{attribute}'; correct the name or choose adamw.")
+    return found
 
 
 def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.Optimizer:
-    """One parameter group for each trained part, named ``text`` or ``unet``."""
-    groups = [
-        {"params": adapters.parameters(name), "lr": group_rate(settings, name), "name": name}
-        for name in adapters.groups()
-    ]
+    """The settings' optimizer over ``parameter_groups``.
+
+    Raises:
+        SettingsError: it is not installed, or does not take the arguments given.
+    """
+    groups = parameter_groups(adapters, settings)
+    found = optimizer_class(settings.optimizer)
+    arguments: dict[str, object] = {"lr": max(group["lr"] for group in groups)}
+    if "weight_decay" in inspect.signature(found).parameters:
+        arguments["weight_decay"] = settings.weight_decay
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
-    if settings.adafactor_relative_step:
-        for group in groups:
-            group["lr"] = None
-    return Adafactor(
-        groups,
-        lr=None,
-        scale_parameter=settings.adafactor_relative_step,
-        relative_step=settings.adafactor_relative_step,
-        warmup_init=False,
-        weight_decay=settings.weight_decay,
-    )
+        arguments["fused"] = True
+    if found is Adafactor:
+        own = settings.adafactor_relative_step
+        arguments |= {"scale_parameter": own, "relative_step": own, "warmup_init": False}
+        if own:
+            arguments["lr"] = None
+            for group in groups:
+                group["lr"] = None
+    arguments |= parse_arguments(settings.optimizer_options.arguments)
+    try:
+        return found(groups, **arguments)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise SettingsError(
+            f"{found.__name__} does not take the arguments '{settings.optimizer_options.arguments}' ({error}); "
+            "correct them or leave them empty."
+        ) from error
 
 
 def make_schedule(
@@ -42,14 +101,25 @@ def make_schedule(
     """diffusers' schedule; None where the optimizer sets its own rates."""
     if settings.adafactor_relative_step:
         return None
-    name = "constant_with_warmup" if settings.schedule == "constant" else "cosine"
-    return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=settings.steps)
+    # both are the same with a warm-up of 0 steps
+    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    options = settings.optimizer_options
+    return get_scheduler(
+        name,
+        optimizer,
+        step_rules=options.step_rules or None,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=settings.steps,
+        num_cycles=options.cycles,
+        power=options.power,
+    )
 
 
 def effective_rates(optimizer: torch.optim.Optimizer, parameter_cap: int | None = None) -> dict[str, float]:
     """The rate that each group's weights really see, by group name.
 
     Adafactor with relative_step sets one rate a tensor, min(1e-2, 1/√t)·max(1e-3, RMS(p)): their mean is given.
+    Prodigy multiplies every rate by its estimate d.
     """
     rates = {}
     for group in optimizer.param_groups:
@@ -58,7 +128,7 @@ def effective_rates(optimizer: torch.optim.Optimizer, parameter_cap: int | None 
             values = [_relative_rate(group, optimizer.state[p]) for p in chosen]
             rates[group["name"]] = sum(values) / len(values) if values else 0.0
         else:
-            rates[group["name"]] = float(group["lr"])
+            rates[group["name"]] = float(group["lr"]) * float(group.get("d", 1.0))
     return rates
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from .arguments import parse_arguments
@@ -19,6 +20,8 @@ TOKEN_LIMITS = (75, 150, 225)
 LONG_CAPTIONS = ("comfyui", "kohya")
 EMA_FILES = ("instead", "beside")
 STORAGES = ("as given", "fp8")
+_NUMBER = r"\d+(\.\d*)?(e-?\d+)?"
+_STEP_RULES = re.compile(rf"({_NUMBER}:\d+,)+{_NUMBER}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ class OptimizerSettings:
             raise SettingsError("lora_plus_ratio is 0, so the up matrices would never learn; 1 turns LoRA+ off.")
         whole("cycles", self.cycles, 1)
         finite("power", self.power, 0)
+        if self.step_rules and not _STEP_RULES.fullmatch(self.step_rules):
+            raise SettingsError(
+                f"step_rules '{self.step_rules}' cannot be read; write factor:step,…,factor, such as "
+                "'1:100,0.1:200,0.01'."
+            )
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Session:
         adapters: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if base:
             adapters = trainer.adapters.disabled()
-        with adapters:
+        with trainer.evaluating(), adapters:
             return held_out_loss(trainer, self._validation, lambda done, of: self.job.watcher.stage(stage, done, of))
 
     def _facts(self) -> dict[str, object]:

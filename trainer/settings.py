@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from .buckets import BucketSettings
 from .errors import SettingsError
+from .optimizer_names import class_name
 from .options import (
     AdapterSettings,
     CaptionSettings,
@@ -18,8 +19,15 @@ from .options import (
 )
 from .rules import choice, finite, whole
 
-OPTIMIZERS = ("adamw", "adafactor")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "piecewise_constant",
+)
 PRECISIONS = ("bf16", "fp16", "fp32")
 PARTS = ("unet", "unet+text")
 LATENTS = ("sample_once", "resample")
@@ -34,6 +42,7 @@ class TrainSettings:
     """Every number of a run.
 
     steps: optimizer steps. Epochs follow from them and are reported, never the other way round.
+    optimizer: a name or the full name of a class, see ``optimizer_names``; schedule: one of diffusers'.
     rank, alpha: kohya's network_dim and network_alpha; the adapter's output is scaled by alpha / rank.
     unet_lr, text_lr: learning rates of the two groups. Adafactor with ``adafactor_relative_step`` ignores both.
     train: ``unet`` or ``unet+text`` (both text encoders).
@@ -90,6 +99,7 @@ class TrainSettings:
         for name in ("unet_lr", "text_lr", "weight_decay", "max_grad_norm"):
             finite(name, getattr(self, name), 0)
         finite("alpha", self.alpha, 0)
+        class_name(self.optimizer)
         for name, allowed in _CHOICES.items():
             choice(name, getattr(self, name), allowed)
         self._check_together()
@@ -99,16 +109,30 @@ class TrainSettings:
             raise SettingsError("alpha is 0, which would scale the LoRA away; give a positive number such as the rank.")
         if self.seed > MAX_SEED:
             raise SettingsError(f"seed is {self.seed}; it must be at most {MAX_SEED}.")
-        if self.unet_lr == 0 and (self.text_lr == 0 or self.train == "unet") and not self.adafactor_relative_step:
+        if not any(self.rates) and not self.adafactor_relative_step:
             raise SettingsError("Every learning rate is 0, so nothing would be trained; give a rate such as 1e-4.")
         if self.adafactor_relative_step and self.optimizer != "adafactor":
             raise SettingsError(f"adafactor_relative_step needs the optimizer adafactor, not '{self.optimizer}'.")
+        if self.optimizer == "prodigy" and len(set(self.rates)) > 1:
+            given = ", ".join(f"{rate:g}" for rate in self.rates)
+            raise SettingsError(
+                f"Prodigy gives all parts one rate, but the learning rates are {given}; "
+                "set them all to the same number, usually 1."
+            )
+        if self.schedule == "piecewise_constant" and not self.optimizer_options.step_rules:
+            raise SettingsError("The schedule piecewise_constant needs step_rules, such as '1:100,0.1:200,0.01'.")
         if self.warmup_steps > self.steps:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the run.")
 
     @property
     def trains_text(self) -> bool:
         return self.train == "unet+text"
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates of what is trained: the U-Net's and, with text, those of CLIP-L and bigG."""
+        own = (self.optimizer_options.te1_lr, self.optimizer_options.te2_lr)
+        return self.unet_lr, *(self.text_lr if rate is None else rate for rate in own if self.trains_text)
 
     @property
     def scale(self) -> float:
@@ -121,7 +145,6 @@ class TrainSettings:
 
 
 _CHOICES = {
-    "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
     "save_precision": PRECISIONS,

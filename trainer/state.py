@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from .errors import LoraFileError
 from .files import write_atomically
 from .loop import Progress, Trainer
+from .tree import flatten, restore
 
 
 def save_state(path: Path, trainer: Trainer, run: str) -> None:
@@ -20,25 +21,18 @@ def save_state(path: Path, trainer: Trainer, run: str) -> None:
     Raises:
         LoraFileError: the file could not be written; an earlier state is as it was.
     """
-    optimizer = trainer.optimizer.state_dict()
     tensors = {f"adapter.{name}": t for name, t in trainer.adapters.tensors().items()}
-    plain: dict[str, dict[str, object]] = {}
-    for index, held in optimizer["state"].items():
-        for key, value in held.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-            else:
-                plain.setdefault(str(index), {})[key] = value
+    optimizer = flatten(_optimizer_state(trainer.optimizer), "optimizer", tensors)
     facts = {
         "run": run,
         "step": trainer.progress.step,
         "skipped": trainer.progress.skipped,
         "losses": trainer.progress.losses,
-        "optimizer": plain,
+        "optimizer": optimizer,
         "schedule": _plain_schedule(trainer),
         "scaler": trainer.scaler.state_dict(),
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    tensors = _apart(tensors)
     metadata = {"mjesec": json.dumps(facts)}
     write_atomically(path, lambda scratch: save_file(tensors, scratch, metadata=metadata))
 
@@ -65,7 +59,7 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
     with torch.no_grad():
         for name, weight in trainer.adapters.tensors().items():
             weight.copy_(tensors[f"adapter.{name}"])
-    _load_optimizer(trainer, tensors, facts["optimizer"])
+    _load_optimizer(trainer.optimizer, restore(facts["optimizer"], tensors))
     if trainer.schedule is not None:
         trainer.schedule.load_state_dict(facts["schedule"])
         for group, rate in zip(trainer.optimizer.param_groups, trainer.schedule.get_last_lr(), strict=True):
@@ -81,16 +75,29 @@ def _fits(trainer: Trainer, tensors: dict[str, torch.Tensor], facts: dict[str, o
     return held == wanted and facts.keys() >= {"step", "skipped", "losses", "optimizer", "schedule", "scaler"}
 
 
-def _load_optimizer(trainer: Trainer, tensors: dict[str, torch.Tensor], plain: dict[str, dict[str, object]]) -> None:
-    state: dict[int, dict[str, object]] = {}
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, object]:
+    """State and groups. Groups count too: Prodigy and the schedule-free optimizers keep their estimates there."""
+    held = optimizer.state_dict()
+    groups = [{k: v for k, v in group.items() if k not in ("params", "name")} for group in held["param_groups"]]
+    return {"state": held["state"], "groups": groups}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, held: dict[str, object]) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    merged = [{**own, **saved} for own, saved in zip(groups, held["groups"], strict=True)]
+    optimizer.load_state_dict({"state": held["state"], "param_groups": merged})
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """On the CPU, each with memory of its own: 8-bit optimizers share one table among all weights."""
+    seen: set[int] = set()
+    out = {}
     for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    for index, values in plain.items():
-        state.setdefault(int(index), {}).update(values)
-    groups = trainer.optimizer.state_dict()["param_groups"]
-    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        moved = tensor.detach().cpu().contiguous()
+        place = moved.untyped_storage().data_ptr()
+        out[name] = moved.clone() if place in seen else moved
+        seen.add(place)
+    return out
 
 
 def _plain_schedule(trainer: Trainer) -> dict[str, object]:

@@ -29,6 +29,10 @@ def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, pl
                 f"For the same reason the schedule {settings.schedule} and its {settings.warmup_steps} warm-up steps "
                 "do nothing."
             )
+    if settings.optimizer == "prodigy" and settings.unet_lr < 0.1:
+        lines.append(
+            f"Prodigy multiplies its own estimate by the learning rate {settings.unet_lr:g}; it is meant to be 1."
+        )
     return lines
 
 
@@ -37,10 +41,10 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
     progress = trainer.progress
     recent = progress.losses[-max(1, len(progress.losses) // 10) :]
     settings = trainer.settings
-    if settings.adafactor_relative_step:
+    if settings.adafactor_relative_step or settings.optimizer == "prodigy":
         rates, when = effective_rates(trainer.optimizer), "effective learning rates at the end"
     else:
-        rates = {name: group_rate(settings, name) for name in trainer.adapters.groups()}
+        rates = {group["name"]: group_rate(settings, group["name"]) for group in trainer.optimizer.param_groups}
         when = "learning rates" + (" at their highest" if settings.schedule != "constant" else "")
     told = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
     lines = [

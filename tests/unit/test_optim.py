@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import sys
 from dataclasses import replace
 
 import pytest
 import tiny_parts
 import torch
 from pack.trainer.adapter import Adapters, add_adapters
+from pack.trainer.errors import SettingsError
 from pack.trainer.optim import effective_rates, gradient_norm, make_optimizer, make_schedule
+from pack.trainer.options import OptimizerSettings
 from pack.trainer.settings import TrainSettings, thesis_settings
 
 RELATIVE = {"optimizer": "adafactor", "adafactor_relative_step": True}
@@ -19,7 +23,8 @@ RELATIVE = {"optimizer": "adafactor", "adafactor_relative_step": True}
 @functools.cache
 def some_adapters() -> Adapters:
     adapters = add_adapters(tiny_parts.make_parts(), tiny_parts.make_settings())
-    return replace(adapters, modules=adapters.modules[:4] + adapters.modules[-4:])
+    te2 = tuple(module for module in adapters.modules if module.part == "te2")[:1]
+    return replace(adapters, modules=adapters.modules[:4] + te2 + adapters.modules[-4:])
 
 
 def build(**changes: object) -> tuple[Adapters, torch.optim.Optimizer, TrainSettings]:
@@ -157,3 +162,137 @@ def test_the_joint_norm_of_all_gradients_is_clipped(maximum: float, after: float
     weights[0].grad, weights[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
     assert gradient_norm(weights, maximum).item() == pytest.approx(13.0)
     assert math.hypot(*weights[0].grad.tolist(), *weights[1].grad.tolist()) == pytest.approx(after, rel=1e-5)
+
+
+# names, and the first step that each takes from gradients of 1 with a rate of 1e-2, as its paper has it
+FIRST_STEPS = {
+    "adamw": ("torch.optim.AdamW", 1e-2),
+    "lion": ("pytorch_optimizer.Lion", 1e-2),
+    "torch.optim.SGD": ("torch.optim.SGD", 1e-2),
+    "prodigy": ("pytorch_optimizer.Prodigy", None),
+    "came": ("pytorch_optimizer.CAME", None),
+    "schedulefree": ("pytorch_optimizer.ScheduleFreeAdamW", None),
+    "adafactor": ("transformers.Adafactor", None),
+    "pytorch_optimizer.Adan": ("pytorch_optimizer.Adan", None),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_STEPS)
+def test_the_optimizer_named_is_the_one_that_steps(name: str) -> None:
+    adapters, optimizer, _ = build(optimizer=name, unet_lr=1e-2, text_lr=1e-2, weight_decay=0.0)
+    class_name, step = FIRST_STEPS[name]
+    assert type(optimizer).__name__ == class_name.rpartition(".")[2]
+    before = adapters.modules[0].down.detach().clone()
+    fill_gradients(adapters)
+    optimizer.step()
+    moved = before - adapters.modules[0].down.detach()
+    assert moved.abs().max() > 0
+    if step is not None:
+        torch.testing.assert_close(moved, torch.full_like(moved, step), rtol=1e-3, atol=1e-6)
+
+
+def with_options(**changes: object) -> dict[str, object]:
+    return {"optimizer_options": OptimizerSettings(**changes)}
+
+
+def test_arguments_reach_the_optimizer_and_stand_above_the_settings() -> None:
+    _, optimizer, _ = build(
+        optimizer="torch.optim.Adam", **with_options(arguments="betas=(0.8, 0.95), eps=1e-4, weight_decay=0.5")
+    )
+    group = optimizer.param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.95), 1e-4, 0.5)
+
+
+def test_the_weight_decay_of_the_settings_reaches_every_optimizer_that_has_one() -> None:
+    for name in ("adamw", "lion", "came", "schedulefree", "torch.optim.SGD"):
+        assert build(optimizer=name, weight_decay=0.125)[1].param_groups[0]["weight_decay"] == 0.125
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments", "said"),
+    [
+        ("adamw", "speed=3", "AdamW does not take the arguments 'speed=3'"),
+        ("lion", "betas=(2.0, 0.9)", "Lion does not take the arguments"),
+        ("torch.optim.Adamm", "", "torch.optim has no optimizer 'Adamm'"),
+        ("transformers.AutoModel", "", "transformers has no optimizer 'AutoModel'"),
+    ],
+)
+def test_what_the_library_refuses_is_said_in_one_sentence(optimizer: str, arguments: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        build(optimizer=optimizer, **with_options(arguments=arguments))
+
+
+def test_a_library_that_is_missing_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(SettingsError, match="needs bitsandbytes, .* install it .* or choose adamw"):
+        build(optimizer="adamw8bit")
+
+
+def test_each_text_encoder_can_have_a_rate_of_its_own() -> None:
+    rates = {"unet_lr": 1e-3, "text_lr": 2e-3}
+    assert effective_rates(build(**rates, **with_options(te1_lr=5e-4))[1]) == {"te1": 5e-4, "te2": 2e-3, "unet": 1e-3}
+    both = effective_rates(build(**rates, **with_options(te1_lr=0.0, te2_lr=7e-4))[1])
+    assert both == {"te1": 0.0, "te2": 7e-4, "unet": 1e-3}
+
+
+def test_with_lora_plus_the_up_matrices_have_a_multiple_of_the_rate() -> None:
+    adapters, optimizer, _ = build(unet_lr=1e-3, text_lr=5e-4, **with_options(lora_plus_ratio=16.0))
+    assert effective_rates(optimizer) == {"text": 5e-4, "text up": 8e-3, "unet": 1e-3, "unet up": 16e-3}
+    ups = {id(module.up) for module in adapters.modules}
+    held = {g["name"]: {id(p) for p in g["params"]} for g in optimizer.param_groups}
+    assert held["text up"] | held["unet up"] == ups
+    assert not (held["text"] | held["unet"]) & ups
+
+
+def test_prodigys_estimate_is_part_of_the_rate_shown() -> None:
+    adapters, optimizer, _ = build(optimizer="prodigy", unet_lr=1.0, text_lr=1.0)
+    for _ in range(3):
+        fill_gradients(adapters)
+        optimizer.step()
+    assert effective_rates(optimizer)["unet"] == optimizer.param_groups[-1]["d"] < 1
+
+
+def curve_of(schedule: str, steps: int, **options: object) -> list[float]:
+    adapters, optimizer, settings = build(
+        schedule=schedule, steps=steps, unet_lr=1.0, text_lr=1.0, **with_options(**options)
+    )
+    scheduler = make_schedule(optimizer, settings)
+    rates = []
+    for _ in range(steps):
+        rates.append(effective_rates(optimizer)["unet"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+CURVES = [
+    ("linear", {}, [1, 0.75, 0.5, 0.25]),
+    ("constant_with_warmup", {}, [1, 1, 1, 1]),
+    ("polynomial", {"power": 2.0}, [1, 0.5625, 0.25, 0.0625]),
+    ("cosine_with_restarts", {"cycles": 2}, [1, 0.5, 1, 0.5]),
+    ("piecewise_constant", {"step_rules": "1:1,0.5:3,0.1"}, [1, 0.5, 0.5, 0.1]),
+]
+
+
+@pytest.mark.parametrize(("schedule", "options", "expected"), CURVES, ids=[c[0] for c in CURVES])
+def test_every_schedule_has_its_curve_and_its_numbers(
+    schedule: str, options: dict[str, object], expected: list[float]
+) -> None:
+    assert curve_of(schedule, 4, **options) == pytest.approx(expected, abs=1e-6)
+
+
+def test_schedule_free_weights_are_averaged_to_look_at_and_come_back_to_the_bit() -> None:
+    trainer = tiny_parts.make_trainer(tiny_parts.make_settings(steps=3, optimizer="schedulefree", train="unet"))
+    for _ in range(3):
+        trainer.step()
+    before = tiny_parts.weights_of(trainer)
+    with trainer.evaluating():
+        inside = tiny_parts.weights_of(trainer)
+        state = trainer.optimizer.state[trainer.adapters.modules[0].up]
+        beta1 = trainer.optimizer.param_groups[0]["betas"][0]
+    tiny_parts.assert_same(tiny_parts.weights_of(trainer), before)
+    # Defazio et al. (2024): training is at y = (1 - β₁) z + β₁ x, the result is x
+    name = f"{trainer.adapters.modules[0].name}.lora_up.weight"
+    torch.testing.assert_close(before[name], (1 - beta1) * state["z"] + beta1 * inside[name])
+    assert not torch.equal(inside[name], before[name])

@@ -40,6 +40,7 @@ BAD = [
     (OptimizerSettings, {"lora_plus_ratio": 0.0}, "lora_plus_ratio is 0"),
     (OptimizerSettings, {"cycles": 0}, "cycles is 0"),
     (OptimizerSettings, {"power": -1}, "power is -1"),
+    (OptimizerSettings, {"step_rules": "0.1:x"}, "step_rules '0.1:x' cannot be read"),
     (LossSettings, {"kind": "l1"}, "kind is 'l1'"),
     (LossSettings, {"huber_schedule": "linear"}, "huber_schedule is 'linear'"),
     (LossSettings, {"huber_c": 0.0}, "huber_c is 0"),

@@ -10,6 +10,7 @@ import tiny_parts
 import torch
 from pack.trainer.errors import LoraFileError
 from pack.trainer.loop import Trainer
+from pack.trainer.options import OptimizerSettings
 from pack.trainer.settings import TrainSettings
 from pack.trainer.state import load_state, save_state
 from safetensors import safe_open
@@ -25,6 +26,15 @@ RUNS = {
         "precision": "fp16",
         "gradient_accumulation": 2,
         "schedule": "cosine",
+    },
+    "adafactor with rates given": {"optimizer": "adafactor", "schedule": "linear"},
+    "prodigy, whose estimate lies in the groups": {"optimizer": "prodigy", "unet_lr": 1.0, "text_lr": 1.0},
+    "lion": {"optimizer": "lion", "schedule": "cosine_with_restarts"},
+    "came": {"optimizer": "came", "schedule": "polynomial"},
+    "schedule-free": {"optimizer": "schedulefree", "warmup_steps": 2},
+    "a class by name with arguments": {
+        "optimizer": "torch.optim.RMSprop",
+        "optimizer_options": OptimizerSettings(arguments="momentum=0.5, centered=True", lora_plus_ratio=4.0),
     },
 }
 
@@ -47,7 +57,7 @@ def outcome(trainer: Trainer) -> dict[str, object]:
         "optimizer": {f"{i}.{key}": torch.as_tensor(value) for i, of in held.items() for key, value in of.items()},
         "progress": trainer.progress,
         "scaler": trainer.scaler.state_dict(),
-        "rates": [group["lr"] for group in trainer.optimizer.param_groups],
+        "groups": [{k: v for k, v in g.items() if k != "params"} for g in trainer.optimizer.param_groups],
     }
 
 
