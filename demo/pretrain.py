@@ -3,7 +3,7 @@
 Stages, each seeded and resumable: a TAESD-shaped autoencoder on crops of the scenes, the U-Net together with
 both text encoders on the scenes' latents, and, if asked for, the decoder once more for sharpness.
 State is kept in ``--work`` every minute; run the same command again to go on. On two CPU cores it takes about an hour
-and a half, on a GPU minutes.
+and a half, on a GPU minutes. ``--start FILE`` begins with the weights of a finished checkpoint instead of random ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from trainer.checkpoint import join  # noqa: E402
+from trainer.checkpoint import (  # noqa: E402
+    TE1_PREFIX,
+    TE2_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    canonical_text_names,
+    join,
+    transformers_state,
+)
+from trainer.names import to_original  # noqa: E402
+from trainer.precision import compute_dtype  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,12 @@ class Plan:
     unet_steps: int = 1400
     unet_batch: int = 64
     unet_lr: float = 1e-3
+    start: Path | None = None
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the device computes in it."""
+        dtype = compute_dtype("bf16", torch.device(self.device))
+        return torch.autocast(self.device, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 class Run:
@@ -178,12 +194,36 @@ class Crops:
         return to_pixels(np.stack(batch), self.plan.device)
 
 
+def part_of(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def adopt(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copy a checkpoint's weights, by the module's own names, into its fp32 parameters."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def adopt_denoiser(model: Denoiser, state: dict[str, torch.Tensor]) -> None:
+    unet = part_of(state, UNET_PREFIX)
+    adopt(model.unet, {ours: unet[theirs] for ours, theirs in to_original(model.unet.state_dict()).items()})
+    texts = (part_of(state, TE1_PREFIX), transformers_state(part_of(state, TE2_PREFIX)))
+    for encoder, weights in zip((model.te1, model.te2), texts, strict=True):
+        names = canonical_text_names(name for name, _ in encoder.named_parameters())
+        adopt(encoder, {ours: weights[theirs] for ours, theirs in names.items()})
+
+
 def train_autoencoder(plan: Plan, crops: Crops) -> parts.Autoencoder:
     vae = parts.Autoencoder().to(memory_format=torch.channels_last)
+    if plan.start:
+        adopt(vae, part_of(load_file(plan.start), VAE_PREFIX))
+    if not plan.vae_steps:
+        return vae.to(plan.device).eval()
     run = Run("vae", vae, plan.vae_steps, plan.vae_lr, plan)
     while run.step < plan.vae_steps:
         pixels = crops.batch(1, run.step)
-        with torch.autocast(plan.device, torch.bfloat16):
+        with plan.autocast():
             loss = autoencoder_loss(vae, pixels)
         run.update(loss)
     return run.use_average()
@@ -195,7 +235,7 @@ def refine_decoder(plan: Plan, vae: parts.Autoencoder, crops: Crops) -> None:
     run = Run("decoder", vae.taesd_decoder, plan.decoder_steps, plan.decoder_lr, plan)
     while run.step < plan.decoder_steps:
         pixels = crops.batch(3, run.step)
-        with torch.autocast(plan.device, torch.bfloat16):
+        with plan.autocast():
             with torch.no_grad():
                 latents = vae.taesd_encoder(pixels)
             out = vae.taesd_decoder(latents + 0.03 * torch.randn_like(latents)).float()
@@ -204,12 +244,12 @@ def refine_decoder(plan: Plan, vae: parts.Autoencoder, crops: Crops) -> None:
 
 
 @torch.no_grad()
-def encode(vae: parts.Autoencoder, images: np.ndarray, device: str) -> torch.Tensor:
+def encode(plan: Plan, vae: parts.Autoencoder, images: np.ndarray) -> torch.Tensor:
     """Latents of unit scale, (N, 4, H/8, W/8) float32."""
     out = []
     for start in range(0, len(images), 32):
-        pixels = to_pixels(images[start : start + 32], device)
-        with torch.autocast(device, torch.bfloat16):
+        pixels = to_pixels(images[start : start + 32], plan.device)
+        with plan.autocast():
             out.append(vae.taesd_encoder(pixels).float())
     return torch.cat(out)
 
@@ -271,10 +311,12 @@ def noise_levels() -> torch.Tensor:
 def train_denoiser(plan: Plan, vae: parts.Autoencoder, images: np.ndarray, captions: list[str]) -> Denoiser:
     torch.manual_seed(plan.seed)
     model = Denoiser()
+    if plan.start:
+        adopt_denoiser(model, load_file(plan.start))
     run = Run("unet", model, plan.unet_steps, plan.unet_lr, plan)
     if run.step == plan.unet_steps:
         return run.use_average()
-    latents = encode(vae, images, plan.device).cpu()
+    latents = encode(plan, vae, images).cpu()
     print(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}", flush=True)
     tokens, alpha_bar = Tokens(plan.tokenizer), noise_levels().to(plan.device)
     while run.step < plan.unet_steps:
@@ -288,7 +330,7 @@ def train_denoiser(plan: Plan, vae: parts.Autoencoder, images: np.ndarray, capti
         a = alpha_bar[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         ids, time_ids = tokens(words, rng).to(plan.device), size_conditioning(rng, len(pick)).to(plan.device)
-        with torch.autocast(plan.device, torch.bfloat16):
+        with plan.autocast():
             guess = model(noisy, t, ids, time_ids)
         # min-SNR-5 (Hang et al., 2023): most of what is seen is settled at the higher noise levels
         weight = (5 * (1 - alpha_bar[t]) / alpha_bar[t]).clamp(max=1)
@@ -330,6 +372,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "tiny_sdxl.safetensors")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--stage", choices=("all", "vae"), default="all")
+    parser.add_argument(
+        "--start", type=Path, help="a finished checkpoint to begin with; with --vae-steps 0 for the U-Net alone"
+    )
+    parser.add_argument("--unet-lr", type=float, default=Plan.unet_lr)
     parser.add_argument("--vae-steps", type=int, default=Plan.vae_steps)
     parser.add_argument("--unet-steps", type=int, default=Plan.unet_steps)
     parser.add_argument("--decoder-steps", type=int, default=Plan.decoder_steps)
@@ -343,6 +389,8 @@ def main() -> None:
             vae_steps=args.vae_steps,
             unet_steps=args.unet_steps,
             decoder_steps=args.decoder_steps,
+            unet_lr=args.unet_lr,
+            start=args.start,
         ),
         args.stage,
     )
