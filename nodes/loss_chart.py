@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io, ui
 
 from ..figures import loss_chart
@@ -16,7 +18,7 @@ class LossChart(io.ComfyNode):
             node_id="MjesecLossChart",
             display_name="Loss Chart",
             category="Mjesec/training",
-            description="The loss of every step with a running mean; also of ComfyUI's own trainer.",
+            description="The loss of every step with a running mean, and held-out losses; also of ComfyUI's trainer.",
             search_aliases=["loss graph", "training curve"],
             inputs=[
                 LossMap.Input("loss_map", tooltip="From Train SDXL LoRA or Train LoRA."),
@@ -37,10 +39,16 @@ class LossChart(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, loss_map: dict[str, list[float]], title: str, width: int, height: int, smoothing: int, theme: str
+        cls, loss_map: dict[str, list[Any]], title: str, width: int, height: int, smoothing: int, theme: str
     ) -> io.NodeOutput:
         chart = loss_chart(
-            loss_map["loss"], title=title, smoothing=smoothing or None, width_px=width, height_px=height, theme=theme
+            loss_map["loss"],
+            validation=loss_map.get("validation"),
+            title=title,
+            smoothing=smoothing or None,
+            width_px=width,
+            height_px=height,
+            theme=theme,
         )
         image = to_tensor(chart)
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io, ui
@@ -11,6 +11,9 @@ from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainSettingsSocket
+
+if TYPE_CHECKING:
+    from ..trainer.job import Result
 
 CATEGORY = "Mjesec/training"
 # ComfyUI keeps a node's results: only a changed fingerprint makes it go on with a run that the user stopped early
@@ -41,7 +44,7 @@ class TrainLora(io.ComfyNode):
                     "lora", tooltip="The trained LoRA, for Load LoRA, Sweep or ComfyUI's LoraModelLoader."
                 ),
                 io.AnyType.Output("lora_name", tooltip="The file's name as ComfyUI's Load LoRA lists it."),
-                LossMap.Output("loss_map", tooltip="The loss of every step, for Loss Chart."),
+                LossMap.Output("loss_map", tooltip="The loss of every step and the held-out losses, for Loss Chart."),
                 io.String.Output("report", tooltip="What was trained, with the numbers that took effect."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -76,7 +79,12 @@ class TrainLora(io.ComfyNode):
             _stopped_runs += 1
         name = host.lora_file_name(result.path, loras_folder())
         shown = ui.PreviewText(result.report)
-        return io.NodeOutput(lora, name, {"loss": list(result.losses)}, result.report, ui=shown)
+        return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)
+
+
+def _loss_map(result: Result) -> dict[str, list[Any]]:
+    """ComfyUI's LOSS_MAP, and beside it pairs (step, held-out loss), which its own nodes ignore."""
+    return {"loss": list(result.losses), "validation": [list(pair) for pair in result.validation]}
 
 
 NODES = [TrainLora]

@@ -21,6 +21,7 @@ FILES = {
     "host_graphs": ROOT / "tests" / "host" / "graphs.py",
     "browser_editor": ROOT / "tests" / "browser" / "editor.py",
     "tiny_parts": ROOT / "tests" / "unit" / "tiny_parts.py",
+    "kill_program": ROOT / "tests" / "unit" / "kill_program.py",
     "plain_reference": ROOT / "tests" / "unit" / "plain_reference.py",
 }
 

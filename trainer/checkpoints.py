@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,11 @@ from .errors import LoraFileError, NonFiniteLoss
 from .loop import Step, Trainer
 from .lora_file import lora_tensors, save_lora
 from .metadata import RunFacts, lora_metadata
-from .outputs import Outputs
+from .outputs import VALIDATION_KEY, Outputs
 from .run_log import RunLog
 from .samples import Dataset
 from .state import load_state, save_state
 
-STATE_EVERY_SECONDS = 300
 # hosts refuse headers over 1 MiB: a long run's losses are thinned, never the metadata other tools read
 _MOST_LOSSES = 20_000
 
@@ -41,15 +41,21 @@ class Checkpoints:
         save_state(self.outputs.state, trainer, self.run)
         self._saved = time.monotonic()
 
-    def after(self, trainer: Trainer, step: Step, *, wanted: bool) -> None:
-        """Write whatever is due after a step; ``wanted``: the user asked for a LoRA file and a state now."""
+    def loras_after(self, trainer: Trainer, step: Step, *, wanted: bool) -> None:
+        """Write the LoRA files that are due after a step; ``wanted``: the user asked for one now."""
         if self._epoch_file_due(trainer, step):
             self.save_lora(trainer, self.outputs.of_epoch(trainer.plan.epoch_of(step.step - 1) + 1))
-        if wanted:
+        saving = trainer.settings.saving
+        if wanted or (saving.lora_steps and step.step % saving.lora_steps == 0 and step.step < step.steps):
             path = self.outputs.of_step(step.step)
             self.save_lora(trainer, path)
             self.say(f"Saved {path.name} as of step {step.step} of {step.steps}.")
-        if wanted or time.monotonic() - self._saved > STATE_EVERY_SECONDS:
+
+    def state_after(self, trainer: Trainer, *, wanted: bool) -> None:
+        """Save the state if it is due, or ``wanted``."""
+        saving, seconds = trainer.settings.saving, time.monotonic() - self._saved
+        late = saving.state_seconds and seconds >= saving.state_seconds
+        if wanted or late or (saving.state_steps and trainer.progress.step % saving.state_steps == 0):
             self.save_state(trainer)
 
     def _epoch_file_due(self, trainer: Trainer, step: Step) -> bool:
@@ -106,6 +112,7 @@ class Checkpoints:
         )
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))
+        metadata[VALIDATION_KEY] = json.dumps([[v.step, round(v.loss, 7)] for v in progress.validations])
         with trainer.evaluating():
             tensors = lora_tensors(trainer.adapters, settings.save_precision)
         save_lora(path, tensors, metadata)

@@ -12,6 +12,8 @@ from .samples import Dataset
 from .settings import TrainSettings
 
 _FORMAT = "mjesec run 1"
+# what a run's result does not depend on
+_LEFT_OUT = ("output_name", "saving")
 
 
 def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:
@@ -30,10 +32,11 @@ def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[i
 
 
 def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
-    """SHA-256 over the settings (less the output's name), the dataset's content and the fingerprints of the base.
+    """SHA-256 over the settings, the dataset's content and the fingerprints of the base.
 
-    The name is left out: the same run under another name is the same run.
+    The output's name is left out, and how often something is saved on the way: the same run under another name is
+    the same run.
     """
-    fields = {k: v for k, v in settings.as_dict().items() if k != "output_name"}
+    fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
     text = json.dumps([_FORMAT, fields, dataset.content_hash, base, vae], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

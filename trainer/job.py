@@ -52,6 +52,7 @@ class Watcher(Protocol):
 class Result:
     """What a run made. ``path``: the LoRA file. ``reused``: it was there already, nothing was trained.
 
+    validation: held-out losses by step; step 0 is the base.
     stopped: the user ended the run early; ``path`` then holds the LoRA as of that step.
     """
 
@@ -61,6 +62,7 @@ class Result:
     reused: bool
     held_out: tuple[float, float] | None = None
     stopped: bool = False
+    validation: tuple[tuple[int, float], ...] = ()
 
 
 def _nobody(record: Mapping[str, object]) -> None:

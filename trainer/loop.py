@@ -11,6 +11,7 @@ import torch
 
 from .adapter import Adapters
 from .attention import DirectAttention
+from .bands import Validation
 from .data import Batch, Example, Plan, collate
 from .errors import NonFiniteLoss
 from .frozen import compute_in
@@ -49,6 +50,7 @@ class Progress:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
+    validations: list[Validation] = field(default_factory=list)
 
 
 class Trainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from .lora_file import read_metadata
 from .metadata import RUN_KEY
 from .run_log import LOG_NAME
 
-_ON_THE_WAY = re.compile(r"-(\d{6}|step\d{8})")
+VALIDATION_KEY = "mjesec_validation"
+
+_ON_THE_WAY = re.compile(r"-(\d{6}|step\d{8}|best)")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Outputs:
     def of_step(self, step: int) -> Path:
         """``name-step00000123.safetensors``."""
         return self.lora.with_name(f"{self.lora.stem}-step{step:08d}.safetensors")
+
+    @property
+    def best(self) -> Path:
+        """``name-best.safetensors``: the checkpoint of the lowest held-out loss."""
+        return self.lora.with_name(f"{self.lora.stem}-best.safetensors")
 
     def remove_scratch(self) -> None:
         """Delete temporary files that killed processes left."""
@@ -113,3 +121,8 @@ def stored_losses(path: Path) -> tuple[float, ...]:
     """The losses of the run that wrote a LoRA file, thinned for long runs."""
     text = read_metadata(path).get("mjesec_losses", "")
     return tuple(float(v) for v in text.split(",") if v)
+
+
+def stored_validation(path: Path) -> tuple[tuple[int, float], ...]:
+    """Steps and held-out losses of the run that wrote a LoRA file."""
+    return tuple((int(step), float(loss)) for step, loss in json.loads(read_metadata(path).get(VALIDATION_KEY, "[]")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
-from .outputs import find_place, stored_losses
+from .outputs import find_place, stored_losses, stored_validation
 from .session import Session
 
 __all__ = ["Base", "Folders", "Job", "Result", "Watcher", "train"]
@@ -21,7 +21,8 @@ def train(job: Job) -> Result:
     path = place.outputs.lora
     if place.finished:
         job.say(f"{path.name} holds this very run already; it is used as it is.")
-        return Result(path, stored_losses(path), "\n".join(job.lines), reused=True)
+        report, validation = "\n".join(job.lines), stored_validation(path)
+        return Result(path, stored_losses(path), report, reused=True, validation=validation)
     if place.taken:
         job.say(f"{place.taken} is of another run, so this one becomes {path.name}.")
     return Session(job, run, place.outputs).train()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
 from dataclasses import replace
+from pathlib import Path
 
+from . import tensorboard
 from .adapter import add_adapters
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
@@ -20,13 +21,14 @@ from .samples import Dataset
 from .sdxl import Parts
 from .settings import TrainSettings
 from .summary import plan_lines, result_lines
-from .validate import held_out_loss
+from .tensorboard import EventFiles
+from .validate import Validator
 
 _SMOOTHING = 0.98
 
 
 class _Leave(BaseException):  # noqa: N818 - no error: the way out of the loop
-    """Ends the loop after a step that is finished and kept; ``reason``: paused or stopped."""
+    """Ends the loop after a step that is finished; ``reason``: paused, stopped or enough (early stopping)."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -38,23 +40,26 @@ class Session:
     def __init__(self, job: Job, run: str, outputs: Outputs) -> None:
         self.job, self.outputs, self.settings = job, outputs, job.settings
         self.training, self.held_out = _split(job.dataset, job.settings)
-        self.log = RunLog(outputs.log, job.on_record)
+        self._events = _event_files(job, outputs)
+        self.log = RunLog(outputs.log, job.on_record, *([] if self._events is None else [self._events.hear]))
         self.files = Checkpoints(run, outputs, job.base.name, self.training, self.log, job.watcher.say)
         self._examples: tuple[Example, ...] = ()
-        self._validation: tuple[Example, ...] = ()
+        self._held_out: tuple[Example, ...] = ()
         self._smoothed: float | None = None
 
     def train(self) -> Result:
         self.outputs.remove_scratch()
         self.log.write("preparing", 0, **self._facts())
         try:
-            self._examples, self._validation = self._prepare()
+            self._examples, self._held_out = self._prepare()
             return self._train()
         except BaseException as error:
             self.log.end("failed" if isinstance(error, Exception) else "stopped", str(error) or "Interrupted.")
             raise
         finally:
             self.log.close()
+            if self._events is not None:
+                self._events.close()
 
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         job = self.job
@@ -72,20 +77,21 @@ class Session:
     def _train(self) -> Result:
         trainer = self._trainer()
         self._begin(trainer)
-        base_loss = self._validate(trainer, base=True)
-        while (reason := self._run(trainer)) == "paused":
+        validator = Validator(self._examples, self._held_out, self.files, self.log, self.job.watcher.stage)
+        validator.base(trainer)
+        while (reason := self._run(trainer, validator)) == "paused":
             # the state on disk is all that is kept: networks, optimizer and activations are lent back
             step = trainer.progress.step
             del trainer
             self._wait(step)
             trainer = self._trainer()
         if reason == "stopped":
-            return self._stopped_early(trainer)
+            return self._stopped(trainer, validator)
         with self.files.nothing_lost(trainer):
-            tuned_loss = self._validate(trainer, base=False)
+            validator.after(trainer, last=True)
             self.files.save_lora(trainer, self.outputs.lora)
         self.outputs.state.unlink(missing_ok=True)
-        return self._finished(trainer, None if base_loss is None else (base_loss, tuned_loss))
+        return self._finished(trainer, validator, early=reason == "enough")
 
     def _trainer(self) -> Trainer:
         """Networks, adapters and optimizer as of the saved state, or as of the beginning."""
@@ -105,20 +111,30 @@ class Session:
         self.log.open(step)
         self.log.write("begin", step, **self._facts(), steps_per_epoch=trainer.plan.steps_per_epoch)
 
-    def _run(self, trainer: Trainer) -> str:
-        """Train until the last step ('done') or until the user wants something else ('paused', 'stopped')."""
+    def _run(self, trainer: Trainer, validator: Validator) -> str:
+        """Train until the last step ('done'), until the user wants something else ('paused', 'stopped'), or until
+        the held-out loss has not fallen for long ('enough')."""
         control = self.job.control
 
         def on_step(step: Step) -> None:
             self._log_step(step)
-            self.files.after(trainer, step, wanted=control.take_save())
+            wanted = control.take_save()
+            self.files.loras_after(trainer, step, wanted=wanted)
+            validator.after(trainer)
+            # last, so that a run goes on after everything that this step had to do
+            self.files.state_after(trainer, wanted=wanted)
             self.job.watcher.step(step)
+            enough = validator.enough(trainer)
             # a run that has taken its last step has nothing left to pause or to stop
-            if step.step < step.steps and (control.stopping or control.paused):
-                raise _Leave("stopped" if control.stopping else "paused")
+            if step.step < step.steps and (enough or control.stopping or control.paused):
+                raise _Leave("enough" if enough else "stopped" if control.stopping else "paused")
 
         with self.files.nothing_lost(trainer):
             try:
+                # a cancel may have come before this could be measured
+                validator.after(trainer)
+                if validator.enough(trainer):
+                    return "enough"
                 if not control.stopping:
                     trainer.run(on_step)
             except _Leave as leave:
@@ -138,36 +154,50 @@ class Session:
         self.log.write("resumed", step)
         self.job.watcher.say(f"Going on from step {step}.")
 
-    def _stopped_early(self, trainer: Trainer) -> Result:
+    def _stopped(self, trainer: Trainer, validator: Validator) -> Result:
         """The LoRA as it is, in a file of its own: the run's name stays free for the run's end."""
         step = trainer.progress.step
         path = self.outputs.of_step(step)
         self.files.save_lora(trainer, path)
         told = f"Stopped at step {step} of {self.settings.steps} as asked; queue again to go on from there."
-        lines = result_lines(trainer, path, None, time.time() - self.files.started)
-        for line in (told, *lines):
-            self.job.say(line)
+        self.job.say(told)
+        result = self._report(trainer, validator, path, stopped=True)
         self.log.end("stopped", told, path.name)
-        losses = tuple(trainer.progress.losses)
-        return Result(path, losses, "\n".join(self.job.lines), reused=False, stopped=True)
+        return result
 
-    def _finished(self, trainer: Trainer, held_out: tuple[float, float] | None) -> Result:
-        path = self.outputs.lora
+    def _finished(self, trainer: Trainer, validator: Validator, *, early: bool) -> Result:
+        if early:
+            self.job.say(
+                f"Ended at step {trainer.progress.step} of {self.settings.steps}: the held-out loss has not fallen for "
+                f"{self.settings.validation.patience} measurements."
+            )
+        result = self._report(trainer, validator, self.outputs.lora, stopped=False)
+        self.log.end("finished", self.job.lines[-1], result.path.name)
+        return result
+
+    def _report(self, trainer: Trainer, validator: Validator, path: Path, *, stopped: bool) -> Result:
+        progress = trainer.progress
+        measured = [validation.loss for validation in progress.validations]
+        held_out = (measured[0], measured[-1]) if len(measured) > 1 and not stopped else None
         lines = result_lines(trainer, path, held_out, time.time() - self.files.started)
-        for line in lines:
+        for line in (*validator.lines(trainer), *self._log_lines(), *lines):
             self.job.say(line)
-        self.log.end("finished", lines[-1], path.name)
-        return Result(path, tuple(trainer.progress.losses), "\n".join(self.job.lines), False, held_out)
+        return Result(
+            path,
+            tuple(progress.losses),
+            "\n".join(self.job.lines),
+            reused=False,
+            held_out=held_out,
+            stopped=stopped,
+            validation=tuple((validation.step, validation.loss) for validation in progress.validations),
+        )
 
-    def _validate(self, trainer: Trainer, *, base: bool) -> float | None:
-        if not self._validation:
-            return None
-        stage = "held-out loss of the base" if base else "held-out loss with the LoRA"
-        adapters: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if base:
-            adapters = trainer.adapters.disabled()
-        with trainer.evaluating(), adapters:
-            return held_out_loss(trainer, self._validation, lambda done, of: self.job.watcher.stage(stage, done, of))
+    def _log_lines(self) -> list[str]:
+        if self._events is not None:
+            return [f"TensorBoard files: {self._events.folder}."]
+        if self.settings.saving.tensorboard:
+            return ["No TensorBoard files: the package tensorboard is not installed."]
+        return []
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -194,6 +224,12 @@ class Session:
             seconds_per_step=step.seconds_per_step,
             taken=step.taken,
         )
+
+
+def _event_files(job: Job, outputs: Outputs) -> EventFiles | None:
+    if not (job.settings.saving.tensorboard and tensorboard.is_installed()):
+        return None
+    return EventFiles(job.folders.work / "tensorboard" / f"{outputs.lora.stem}-{outputs.folder.name[:8]}")
 
 
 def _split(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]:

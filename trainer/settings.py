@@ -18,6 +18,7 @@ from .options import (
     OptimizerSettings,
 )
 from .rules import choice, finite, whole
+from .run_options import SavingSettings, ValidationSettings
 
 SCHEDULES = (
     "constant",
@@ -52,7 +53,8 @@ class TrainSettings:
     max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.
     save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
     validation_images: held out of training; their loss at fixed noise and timesteps is reported.
-    buckets, adapter, optimizer_options, loss, captions, images, ema, memory: groups with rules of their own.
+    buckets, adapter, optimizer_options, loss, captions, images, ema, memory, validation, saving: groups with rules
+        of their own.
 
     Raises:
         SettingsError: names the field, the value given and what is allowed.
@@ -89,6 +91,8 @@ class TrainSettings:
     images: ImageSettings = field(default_factory=ImageSettings)
     ema: EmaSettings = field(default_factory=EmaSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    saving: SavingSettings = field(default_factory=SavingSettings)
 
     def __post_init__(self) -> None:
         check_output_name(self.output_name)
@@ -121,6 +125,8 @@ class TrainSettings:
             )
         if self.schedule == "piecewise_constant" and not self.optimizer_options.step_rules:
             raise SettingsError("The schedule piecewise_constant needs step_rules, such as '1:100,0.1:200,0.01'.")
+        if self.validation.every and not self.validation_images:
+            raise SettingsError("validate_every needs images to measure; give validation_images, such as 8.")
         if self.warmup_steps > self.steps:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the run.")
 

@@ -9,10 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .bands import validation_of
 from .errors import LoraFileError
 from .files import write_atomically
 from .loop import Progress, Trainer
 from .tree import flatten, restore
+
+_NEEDED = {"step", "skipped", "losses", "validations", "optimizer", "schedule", "scaler"}
 
 
 def save_state(path: Path, trainer: Trainer, run: str) -> None:
@@ -28,6 +31,7 @@ def save_state(path: Path, trainer: Trainer, run: str) -> None:
         "step": trainer.progress.step,
         "skipped": trainer.progress.skipped,
         "losses": trainer.progress.losses,
+        "validations": [validation.as_plain() for validation in trainer.progress.validations],
         "optimizer": optimizer,
         "schedule": _plain_schedule(trainer),
         "scaler": trainer.scaler.state_dict(),
@@ -65,14 +69,15 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
         for group, rate in zip(trainer.optimizer.param_groups, trainer.schedule.get_last_lr(), strict=True):
             group["lr"] = rate
     trainer.scaler.load_state_dict(facts["scaler"])
-    trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"])
+    validations = [validation_of(plain) for plain in facts["validations"]]
+    trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"], validations)
     return True
 
 
 def _fits(trainer: Trainer, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> bool:
     wanted = {f"adapter.{name}": weight.shape for name, weight in trainer.adapters.tensors().items()}
     held = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("adapter.")}
-    return held == wanted and facts.keys() >= {"step", "skipped", "losses", "optimizer", "schedule", "scaler"}
+    return held == wanted and facts.keys() >= _NEEDED
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, object]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import checkpoints
 from pack.trainer.adapter import add_adapters
 from pack.trainer.buckets import BucketSettings
 from pack.trainer.data import Plan
@@ -18,6 +17,7 @@ from pack.trainer.errors import DatasetError, LoraFileError, NonFiniteLoss
 from pack.trainer.identity import run_id, weights_fingerprint
 from pack.trainer.lora_file import lora_tensors, read_lora, read_metadata
 from pack.trainer.run import Job, Result, train
+from pack.trainer.run_options import SavingSettings
 from pack.trainer.settings import TrainSettings
 from tiny_parts import Log, Stop, make_job, make_settings
 
@@ -147,7 +147,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
     assert files_in(tmp_path / "stopped" / "work" / "runs") == ["log.jsonl"]
 
 
-@pytest.mark.parametrize("stage", ["held-out loss with the LoRA", "encoding images"])
+@pytest.mark.parametrize("stage", ["held-out loss of the LoRA", "encoding images"])
 def test_a_cancel_before_or_after_training_loses_nothing(tmp_path: Path, stage: str) -> None:
     settings = make_settings(steps=2, validation_images=1)
     stopped = Log(stop_at_stage=stage)
@@ -175,16 +175,24 @@ def test_an_error_before_the_first_step_leaves_no_state(tmp_path: Path) -> None:
     assert files_in(tmp_path / "work" / "runs") == []
 
 
-def test_long_runs_save_their_state_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "STATE_EVERY_SECONDS", -1)
+@pytest.mark.parametrize(
+    ("saving", "expected"),
+    [
+        (SavingSettings(state_steps=2), [False, True, True]),
+        (SavingSettings(state_seconds=0), [False, False, False]),
+        (SavingSettings(state_seconds=300), [False, False, False]),
+    ],
+    ids=["every second step", "never", "every five minutes"],
+)
+def test_the_state_is_saved_as_often_as_asked(tmp_path: Path, saving: SavingSettings, expected: list[bool]) -> None:
     found: list[bool] = []
 
     class Looking(Log):
         def step(self, step: object) -> None:
             found.append("state.safetensors" in files_in(tmp_path / "work" / "runs"))
 
-    run(tmp_path, log=Looking())
-    assert found == [True] * 3
+    run(tmp_path, replace(SHORT, saving=saving), Looking())
+    assert found == expected
 
 
 def test_epoch_files_are_named_and_numbered_as_kohya_does(tmp_path: Path) -> None:
@@ -267,7 +275,7 @@ def test_held_out_images_are_measured_before_and_after_and_never_trained_on(tmp_
     assert 0 < tuned != base > 0
     assert f"Held-out loss: base {base:.5f}, with the LoRA {tuned:.5f}, ratio {tuned / base:.3f}." in log.lines
     assert "3 steps of 1 image: 1.50 epochs of 2 steps." in log.lines
-    assert log.stages.count("held-out loss of the base") == log.stages.count("held-out loss with the LoRA") == 2
+    assert log.stages.count("held-out loss of the base") == log.stages.count("held-out loss of the LoRA") == 2
 
 
 def test_the_held_out_loss_of_the_base_does_not_depend_on_the_training(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pack.trainer.options import (
     MemorySettings,
     OptimizerSettings,
 )
+from pack.trainer.run_options import SavingSettings, ValidationSettings
 from pack.trainer.settings import MAX_SEED, TrainSettings, check_output_name, thesis_settings
 
 NAN, INFINITE = math.nan, math.inf
@@ -160,6 +161,8 @@ THESIS = {
     "captions": CaptionSettings(),
     "ema": EmaSettings(),
     "memory": MemorySettings(),
+    "validation": ValidationSettings(),
+    "saving": SavingSettings(),
     "buckets": BucketSettings((1024, 1024), 256, 2048, 64, no_upscale=True, enabled=True),
 }
 

@@ -1,0 +1,54 @@
+"""A run's log as TensorBoard event files, where the package ``tensorboard`` is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from .run_log import Record
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+class EventFiles:
+    """A listener of ``RunLog``: writes scalars into ``folder``, from the run's beginning or resumption on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: Any = None
+
+    def hear(self, record: Record) -> None:
+        event, step = record["event"], record["step"]
+        if event == "begin":
+            self._open(step)
+        elif self._writer is not None and event == "step":
+            self._scalar("loss/training", record["loss"], step)
+            self._scalar("loss/smoothed", record["smoothed_loss"], step)
+            self._scalar("gradient norm", record["gradient_norm"], step)
+            for group, rate in record["lr"].items():
+                self._scalar(f"learning rate/{group}", rate, step)
+        elif self._writer is not None and event == "validation":
+            self._scalar("loss/held-out", record["loss"], step)
+            for timestep, loss in zip(record["timesteps"], record["held_out"], strict=True):
+                self._scalar(f"held-out by timestep/{timestep}", loss, step)
+        elif self._writer is not None and event == "end":
+            self.close()
+
+    def _open(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.close()
+        # what an earlier process wrote beyond this step will happen again
+        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+
+    def _scalar(self, name: str, value: float | None, step: int) -> None:
+        if value is not None:
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
