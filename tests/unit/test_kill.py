@@ -22,21 +22,22 @@ SETTINGS = kill_program.SETTINGS
 RANDOM_STEP = random.SystemRandom().randint(1, SETTINGS.steps - 1)
 # where the process dies, and the step from which the next one goes on: a state is saved at every second step
 PLACES = {
-    f"step{RANDOM_STEP}": RANDOM_STEP // 2 * 2,
-    "write2": 2,
-    "window5": 4,
+    "after a random step": (f"step{RANDOM_STEP}", RANDOM_STEP // 2 * 2),
+    "in the second write of the state": ("write2", 2),
+    "between two batches of step 5": ("window5", 4),
 }
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each place, as a killed training left it."""
-    roots = {place: tmp_path_factory.mktemp(place) for place in PLACES}
-    arguments = [f"{place}={root}" for place, root in roots.items()]
+    roots = {name: tmp_path_factory.mktemp(place) for name, (place, _) in PLACES.items()}
+    arguments = [f"{PLACES[name][0]}={root}" for name, root in roots.items()]
     done = subprocess.run(
         [sys.executable, kill_program.__file__, *arguments], capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == [word for place in PLACES for word in (place, str(int(signal.SIGKILL)))], done.stderr
+    wanted = [word for place, _ in PLACES.values() for word in (place, str(int(signal.SIGKILL)))]
+    assert done.stdout.split() == wanted, done.stderr
     return roots
 
 
@@ -51,8 +52,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
 ) -> None:
     log = Log()
     resumed = train(make_job(killed[place], SETTINGS, log))
-    went_on_from = PLACES[place]
-    assert [step.step for step in log.steps] == list(range(went_on_from + 1, SETTINGS.steps + 1))
+    kill, went_on_from = PLACES[place]
+    assert [step.step for step in log.steps] == list(range(went_on_from + 1, SETTINGS.steps + 1)), kill
     assert resumed.losses == straight.losses
     written = {path.name for path in straight.path.parent.iterdir()}
     assert written == {"mjesec.safetensors", "mjesec-000002.safetensors"}
