@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..figures import contact_sheet
+from ..trainer.combine import combine
 from ..trainer.dataset import Dataset, scan_folder
 from ..trainer.errors import DatasetError
 from ..trainer.images import load_rgb
@@ -243,4 +244,38 @@ class MoonDataset(io.ComfyNode):
         return _result(scan_folder(folder), cls)
 
 
-NODES = [LoadImageDataset, DatasetFromImages, MoonDataset]
+class CombineDatasets(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecCombineDatasets",
+            display_name="Combine Datasets",
+            category=CATEGORY,
+            description="Several datasets as one, and images for prior preservation.",
+            search_aliases=["merge datasets", "regularisation", "class images", "prior preservation", "dreambooth"],
+            inputs=[
+                DatasetSocket.Input("dataset", tooltip="The first dataset."),
+                DatasetSocket.Input("dataset_2", optional=True, tooltip="Its images come after the first one's."),
+                DatasetSocket.Input("dataset_3", optional=True, tooltip="Its images come last."),
+                DatasetSocket.Input(
+                    "regularisation",
+                    optional=True,
+                    tooltip="Images of what the base knows already and is to keep, such as other heavenly bodies. An "
+                    "epoch shows as many of them as of the others; Loss Options says what they count for.",
+                ),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        dataset: Dataset,
+        dataset_2: Dataset | None = None,
+        dataset_3: Dataset | None = None,
+        regularisation: Dataset | None = None,
+    ) -> io.NodeOutput:
+        return _result(combine([d for d in (dataset, dataset_2, dataset_3) if d is not None], regularisation), cls)
+
+
+NODES = [LoadImageDataset, DatasetFromImages, MoonDataset, CombineDatasets]

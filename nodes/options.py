@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.options import OptimizerSettings
+from ..trainer.options import HUBER_SCHEDULES, LOSSES, MASKS, LossSettings, OptimizerSettings
 from ..trainer.settings import TrainSettings
 from .settings import CATEGORY
 from .sockets import TrainSettingsSocket
@@ -95,4 +95,88 @@ def _own_rate(name: str, encoder: str) -> io.Input:
     )
 
 
-NODES = [OptimizerOptions]
+class LossOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecLossOptions",
+            display_name="Loss Options",
+            category=CATEGORY,
+            description="What is measured, at which noise, and how much each image and noise level counts. "
+            "v-prediction and zero terminal SNR need no switch: they are taken from the MODEL.",
+            search_aliases=["min snr", "huber", "noise offset", "masked loss", "multires noise", "prior preservation"],
+            inputs=[_settings(), *_loss_inputs(), *_noise_inputs()],
+            outputs=_changed(),
+        )
+
+    @classmethod
+    def execute(cls, settings: TrainSettings, **values: object) -> io.NodeOutput:
+        return io.NodeOutput(replace(settings, loss=LossSettings(**values)))  # type: ignore[arg-type]
+
+
+def _loss_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "kind",
+            options=list(LOSSES),
+            default="l2",
+            tooltip="l2: squared error. huber, smooth_l1: forgiving of outliers in the data.",
+        ),
+        _number("huber_c", 0.1, 1.0, 0.01, "Parameter of huber and smooth_l1: smaller forgives more."),
+        io.Combo.Input(
+            "huber_schedule",
+            options=list(HUBER_SCHEDULES),
+            default="snr",
+            tooltip="How huber_c depends on the noise level: by its SNR, exponentially, or not at all.",
+        ),
+        _number("min_snr_gamma", 0.0, 100.0, 0.5, "Levels with little noise count less: min(SNR, gamma)/SNR. 5 is "
+                "usual, 0 is off."),
+        io.Boolean.Input("debiased", default=False, tooltip="Debiased estimation: weights by 1/√SNR."),
+        io.Boolean.Input(
+            "v_prediction_like_noise",
+            default=False,
+            tooltip="Weights a v-prediction model's loss by SNR/(SNR+1), as noise prediction counts.",
+        ),
+        io.Combo.Input(
+            "mask",
+            options=list(MASKS),
+            default="none",
+            tooltip="alpha: the loss counts where the image is opaque. files: where the picture of the same name in "
+            "the folder masks beside the images is white.",
+        ),
+        _number("prior_weight", 1.0, 100.0, 0.05, "What regularisation images count for (Combine Datasets)."),
+    ]  # fmt: skip
+
+
+def _noise_inputs() -> list[io.Input]:
+    return [
+        _number("noise_offset", 0.0, 1.0, 0.01, "Moves each channel's noise as a whole, for darker and brighter "
+                "images; 0.05 is usual, 0 is off."),
+        io.Boolean.Input(
+            "noise_offset_random", default=False, tooltip="Draws the strength anew from 0 to noise_offset each time."
+        ),
+        _number("adaptive_noise_scale", 0.0, 1.0, 0.001, "Adds this share of the latents' own mean to noise_offset."),
+        io.Int.Input(
+            "pyramid_iterations",
+            default=0,
+            min=0,
+            max=32,
+            tooltip="Multi-resolution noise: how many lower resolutions are added; 6 to 10 is usual, 0 is off.",
+        ),
+        _number("pyramid_discount", 0.3, 1.0, 0.05, "Weight of each lower resolution over the one before."),
+        _number("input_perturbation", 0.0, 1.0, 0.01, "Extra noise on the input alone; 0.1 is usual, 0 is off."),
+        io.Boolean.Input(
+            "input_perturbation_random", default=False, tooltip="Draws its strength anew from 0 each time."
+        ),
+        io.Int.Input("min_timestep", default=0, min=0, max=999, tooltip="Lowest noise level that is trained."),
+        io.Int.Input(
+            "max_timestep", default=1000, min=1, max=1000, tooltip="Levels below this one are trained; 1000: all."
+        ),
+    ]  # fmt: skip
+
+
+def _number(name: str, default: float, maximum: float, step: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=maximum, step=step, round=1e-6, tooltip=tooltip)
+
+
+NODES = [OptimizerOptions, LossOptions]

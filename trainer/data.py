@@ -11,6 +11,7 @@ from .batches import effective_epochs, plan_epoch, steps_per_epoch
 from .buckets import Placement, place, told_crop
 from .images import read_size
 from .latents import Latents, LatentsCache
+from .masks import read_mask
 from .samples import Dataset, Sample
 from .sdxl import pad_tokens, size_ids
 from .settings import TrainSettings
@@ -22,7 +23,7 @@ OnItem = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Example:
-    """One sample ready for the U-Net: ``time_ids`` (6,) float32, ``tokens`` (2, 77) int64."""
+    """One sample ready for the U-Net: ``time_ids`` (6,) float32, ``tokens`` (2, 77) int64, ``mask`` (1, h, w)."""
 
     sample: Sample
     placement: Placement
@@ -30,15 +31,21 @@ class Example:
     time_ids: torch.Tensor
     tokens: torch.Tensor
     tokens_cut: int
+    mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked examples: ``latents`` (N, 4, h, w), ``time_ids`` (N, 6), ``tokens`` (2, N, 77), all on the CPU."""
+    """Stacked examples: ``latents`` (N, 4, h, w), ``time_ids`` (N, 6), ``tokens`` (2, N, 77), all on the CPU.
+
+    mask: (N, 1, h, w) from 0 to 1, None where everything counts. prior: (N,) bool, True for regularisation images.
+    """
 
     latents: torch.Tensor
     time_ids: torch.Tensor
     tokens: torch.Tensor
+    mask: torch.Tensor | None
+    prior: torch.Tensor
 
 
 def prepare(
@@ -62,6 +69,7 @@ def prepare(
                 torch.tensor(size_ids(size, crop, placement.bucket)),
                 torch.tensor([first, second]),
                 cut,
+                None if settings.loss.mask == "none" else read_mask(sample, size, placement, settings),
             )
         )
         on_item(number, dataset.num_images)
@@ -80,7 +88,16 @@ def collate(examples: Sequence[Example], latents: Sequence[torch.Tensor]) -> Bat
         torch.stack(list(latents)),
         torch.stack([e.time_ids for e in examples]),
         torch.stack([e.tokens for e in examples], dim=1),
+        _masks(examples, latents),
+        torch.tensor([e.sample.regularisation for e in examples]),
     )
+
+
+def _masks(examples: Sequence[Example], latents: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    if all(e.mask is None for e in examples):
+        return None
+    whole = torch.ones(1, *latents[0].shape[1:])
+    return torch.stack([whole if e.mask is None else e.mask for e in examples])
 
 
 class Plan:

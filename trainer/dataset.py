@@ -14,6 +14,7 @@ from pathlib import Path
 from .captions import read_caption
 from .errors import DatasetError, ImageError
 from .images import IMAGE_EXTENSIONS, count_frames, load_rgb
+from .mask_files import MASKS, mask_hash
 from .samples import Dataset, Problem, Sample, printable
 
 __all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
@@ -47,7 +48,8 @@ def scan_folder(
     Images lie in the folder itself (seen `repeats` times an epoch) or in sub-folders named as kohya does:
     `10_moon` is seen 10 times, and `moon` is the caption where the file of that name is missing. Both may be
     mixed. A caption is the first line of the file with the image's name and `caption_extension`; where it is
-    missing in the folder itself, `default_caption` is used. Links are followed only inside the folder.
+    missing in the folder itself, `default_caption` is used. Links are followed only inside the folder. A folder
+    `masks` beside images may hold pictures of the same names that say where each counts.
 
     on_progress: called with (files read, files in all) after each; an exception it raises ends the scan.
 
@@ -99,6 +101,8 @@ def _find(
     yield from (_Found(_name(path, root), path, repeats, default_caption) for path in images)
     used = []
     for folder in folders:
+        if folder.name == MASKS:
+            continue
         match = _REPEATS_AND_NAME.fullmatch(folder.name)
         if match is None or int(match[1]) < 1:
             detail = "its name is not a number of repeats and a name, such as 10_moon"
@@ -107,7 +111,8 @@ def _find(
         inner_images, inner_folders = _listing(folder, root, caption_extension, problems)
         yield from (_Found(_name(path, root), path, int(match[1]), match[2].strip()) for path in inner_images)
         detail = "only folders directly in the dataset's folder are read"
-        problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in inner_folders]
+        others = [inner for inner in inner_folders if inner.name != MASKS]
+        problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in others]
         used += [folder.name] if inner_images else []
     if images and used:
         detail = f"{len(images)} images lie beside the sub-folders {printable(', '.join(used))}; all are used"
@@ -172,7 +177,8 @@ def _read_all(
                     problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
                 caption = _caption(file, root, caption_extension, problems)
                 size = (result.width, result.height)
-                yield Sample(str(file.path), caption, *size, file.repeats, result.content_hash)
+                mask = mask_hash(file.path, root)
+                yield Sample(str(file.path), caption, *size, file.repeats, result.content_hash, mask)
             if on_progress is not None:
                 on_progress(done, len(found))
     finally:

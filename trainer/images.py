@@ -48,6 +48,21 @@ def load_rgb(
     return _turned(rgb, orientation)
 
 
+def load_alpha(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Image.Image | None:
+    """How opaque the picture is, 8-bit greyscale with 255 for opaque; None without transparency. Raises ImageError."""
+    with _opened(path) as image:
+        if not image.has_transparency_data:
+            return None
+        alpha = image.convert("RGBA").getchannel("A")
+        orientation = _orientation(image) if exif_rotate else 1
+    return _turned(alpha, orientation)
+
+
+def load_grey(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Image.Image:
+    """The picture as `load_rgb` gives it, as 8-bit greyscale. Raises ImageError."""
+    return load_rgb(path, exif_rotate=exif_rotate).convert("L")
+
+
 def read_size(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Size:
     """The (width, height) that `load_rgb` would give, from the file's header alone. Raises ImageError."""
     with _opened(path) as image:

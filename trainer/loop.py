@@ -15,6 +15,7 @@ from .bands import Validation
 from .data import Batch, Example, Plan, collate
 from .errors import NonFiniteLoss
 from .frozen import compute_in
+from .loss import draw_noise, draw_timesteps, error_per_value, huber_parameter, perturbed, weight_of_level
 from .noise import add_noise, mse_per_image, step_generator, target
 from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
 from .precision import compute_dtype
@@ -173,27 +174,40 @@ class Trainer:
         return collate(chosen, latents)
 
     def loss(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean squared error of the prediction at random timesteps, or at the given ones, (N,) int64."""
-        return self.loss_per_image(batch, generator, timesteps).mean()
-
-    def loss_per_image(
-        self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        count = len(batch.latents)
+        """What is minimized: the settings' loss at random timesteps, or at the given ones, (N,) int64."""
+        options = self.settings.loss
         if timesteps is None:
-            timesteps = torch.randint(0, len(self._alpha_bar), (count,), generator=generator)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(self.device)
+            timesteps = draw_timesteps(len(batch.latents), len(self._alpha_bar), options, generator)
         x0 = batch.latents.to(self.device) * self.parts.latent_scale
+        noise = draw_noise(x0, options, generator)
         timesteps = timesteps.to(self.device)
         alpha_bar = self._alpha_bar[timesteps]
-        noisy = add_noise(x0, noise, alpha_bar)
+        guess = self._predict(add_noise(x0, perturbed(noise, options, generator), alpha_bar), timesteps, batch)
+        goal = target(x0, noise, alpha_bar, self.parts.prediction)
+        c = None if options.kind == "l2" else huber_parameter(alpha_bar, timesteps, options)
+        error = error_per_value(guess, goal, c, options)
+        if batch.mask is not None:
+            error = error * batch.mask.to(self.device)
+        weight = weight_of_level(alpha_bar, self.parts.prediction, options)
+        weight = torch.where(batch.prior.to(self.device), weight * options.prior_weight, weight)
+        return (error.mean(dim=(1, 2, 3)) * weight).mean()
+
+    def loss_per_image(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor) -> torch.Tensor:
+        """Plain squared error with plain noise at given timesteps, (N,) int64 to (N,): comparable between any runs."""
+        x0 = batch.latents.to(self.device) * self.parts.latent_scale
+        noise = torch.randn(batch.latents.shape, generator=generator).to(self.device)
+        timesteps = timesteps.to(self.device)
+        alpha_bar = self._alpha_bar[timesteps]
+        guess = self._predict(add_noise(x0, noise, alpha_bar), timesteps, batch)
+        return mse_per_image(guess, target(x0, noise, alpha_bar, self.parts.prediction))
+
+    def _predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, batch: Batch) -> torch.Tensor:
         with self.autocast():
             context, pooled = self.condition(batch.tokens)
             extra = {"text_embeds": pooled, "time_ids": batch.time_ids.to(self.device)}
-            guess = self.parts.unet(
+            return self.parts.unet(
                 noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False
             )[0]
-        return mse_per_image(guess, target(x0, noise, alpha_bar, self.parts.prediction))
 
     def condition(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Text conditioning of (2, N, 77) ids; computed once for each caption where the encoders are frozen."""

@@ -35,6 +35,11 @@ def dataset_report(dataset: Dataset, count_tokens: Callable[[str], int] | None, 
         f"Folder: {dataset.folder}",
         f"Images: {dataset.num_images} ({dataset.num_images_with_repeats} with repeats)",
     ]
+    if prior := [sample for sample in dataset.samples if sample.regularisation]:
+        shown = sum(sample.repeats for sample in prior)
+        lines.append(f"Of these for regularisation: {len(prior)} ({shown} with repeats)")
+    if masks := sum(bool(sample.mask_hash) for sample in dataset.samples):
+        lines.append(f"Masks: {masks}")
     if buckets is not None:
         lines += _bucket_lines(dataset, buckets)
     if count_tokens is not None:

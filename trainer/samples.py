@@ -19,6 +19,8 @@ class Sample:
 
     path: absolute. width, height: pixels, after EXIF rotation. repeats: times an epoch shows it.
     content_hash: SHA-256 (hexadecimal) of the file's bytes, so that an edited image is another sample.
+    mask_hash: the same of its mask's file, empty without one. regularisation: it is no example of what is to be
+    learnt but of what is to stay, and its loss counts by the settings' prior weight.
     """
 
     path: str
@@ -27,6 +29,8 @@ class Sample:
     height: int
     repeats: int
     content_hash: str
+    mask_hash: str = ""
+    regularisation: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,13 @@ class Dataset:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over images, captions, repeats and their order; the same wherever the folder lies."""
+        """SHA-256 over images, captions, masks, repeats and their order; the same wherever the folder lies."""
         digest = hashlib.sha256()
         for sample in self.samples:
             caption = sample.caption.encode("utf-8", errors="surrogatepass")
             digest.update(f"{sample.content_hash} {sample.repeats} {len(caption)} ".encode() + caption)
+            if sample.mask_hash or sample.regularisation:
+                digest.update(f" {sample.mask_hash} {sample.regularisation} ".encode())
         return digest.hexdigest()
 
     def name_of(self, sample: Sample) -> str:
@@ -87,9 +93,10 @@ class Dataset:
         """(training, validation): `validation_count` different images are drawn by the seed and held out.
 
         Copies of a held-out image leave the training part too, or the validation would measure memory.
+        Regularisation images are never held out.
         Raises DatasetError when nothing would be left to train on.
         """
-        first_of = {sample.content_hash: sample for sample in reversed(self.samples)}
+        first_of = {sample.content_hash: sample for sample in reversed(self.samples) if not sample.regularisation}
         if not 0 <= validation_count < len(first_of):
             raise DatasetError(
                 f"{validation_count} images cannot be held out of {len(first_of)} different ones: "

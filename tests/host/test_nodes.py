@@ -26,6 +26,8 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecTrainSettings",
         "MjesecThesisSettings",
         "MjesecOptimizerOptions",
+        "MjesecLossOptions",
+        "MjesecCombineDatasets",
         "MjesecTrainLora",
         "MjesecLossChart",
         "MjesecLoadLora",
