@@ -8,11 +8,14 @@ from . import (
     checkpoint_options,
     dataset,
     figure,
+    grid_of_images,
     live,  # noqa: F401 - its routes are added when it is imported
     lora,
     loss_chart,
     options,
+    scene,
     settings,
+    strip,
     sweep,
     sweep_axis,
     train,
@@ -28,6 +31,9 @@ NODES: list[type[io.ComfyNode]] = [
     *lora.NODES,
     *sweep_axis.NODES,
     *sweep.NODES,
+    *strip.NODES,
+    *scene.NODES,
+    *grid_of_images.NODES,
     *figure.NODES,
 ]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io, ui
 
-from ..figures import FigureStyle, draw_figure, save_png
+from ..figures import FigureStyle
+from .figure_files import FILES, write_figure
 from .grid import Grid
-from .images import to_tensor
 from .sockets import GridSocket
 
 
@@ -23,8 +20,8 @@ class Figure(io.ComfyNode):
             node_id="MjesecFigure",
             display_name="Figure",
             category="Mjesec/figure",
-            description="A labelled grid of a sweep's images as a PNG fit for print; cells are never rescaled unless "
-            "asked. The PNG carries the workflow.",
+            description="A labelled grid of a sweep's images as PNG, PDF and SVG fit for print; cells are never "
+            "rescaled unless asked. The PNG carries the workflow.",
             search_aliases=["xy plot", "grid", "labels", "print"],
             is_output_node=True,
             inputs=[
@@ -55,28 +52,110 @@ class Figure(io.ComfyNode):
                 ),
                 io.Boolean.Input("tags", default=False, tooltip="(a), (b), … below the cells.", advanced=True),
                 io.Int.Input(
-                    "dpi", default=300, min=10, max=2400, tooltip="Dots per inch that the PNG states.", advanced=True
+                    "dpi",
+                    default=300,
+                    min=10,
+                    max=2400,
+                    tooltip="Dots per inch that the PNG states, where width_mm is 0.",
+                    advanced=True,
                 ),
+                *_for_print(),
             ],
             outputs=[
                 io.Image.Output("figure", tooltip="The figure as an image."),
                 io.String.Output("path", tooltip="Where the PNG lies."),
+                io.String.Output("latex", tooltip="A figure environment that includes the PDF; empty without one."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def execute(cls, grid: Grid, filename_prefix: str, columns: int, cell_width: int, **look: Any) -> io.NodeOutput:
-        style = FigureStyle(columns=columns or None, cell_width=cell_width or None, **look)
-        picture = draw_figure(grid.axes, grid.image, style, grid.failed())
-        image = to_tensor(picture)
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), picture.width, picture.height
+    def execute(
+        cls, grid: Grid, filename_prefix: str, columns: int, cell_width: int, files: str = FILES[0],
+        pages: bool = False, manifest: bool = False, **look: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        style = FigureStyle(columns=columns or None, cell_width=cell_width or None, **_taken(look))
+        written = write_figure(
+            grid, style, filename_prefix, files=files, paged=pages, manifest=manifest, notes=_metadata(cls)
         )
-        file = f"{name}_{counter:05d}_.png"
-        save_png(picture, Path(folder) / file, style.dpi, _metadata(cls))
-        saved = ui.SavedImages([ui.SavedResult(file, subfolder, io.FolderType.output)])
-        return io.NodeOutput(image, os.path.join(folder, file), ui=saved)
+        saved = ui.SavedImages(
+            [ui.SavedResult(name, written.subfolder, io.FolderType.output) for name in written.pngs]
+        ).as_dict()
+        told = [*written.warnings, *([f"Written as well: {', '.join(written.others)}."] if written.others else [])]
+        shown = {**saved, **ui.PreviewText("\n".join(told)).as_dict()} if told else saved
+        return io.NodeOutput(written.image, str(written.folder / written.pngs[0]), written.latex, ui=shown)
+
+
+def _for_print() -> list[io.Input]:
+    """What a figure on the screen does without; all of them may be left out."""
+    return [
+        io.Combo.Input(
+            "files",
+            options=list(FILES),
+            default=FILES[0],
+            optional=True,
+            tooltip="PDF and SVG hold live text and every pixel; a LaTeX snippet comes with the PDF.",
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "manifest",
+            default=False,
+            optional=True,
+            tooltip="Every cell's parameters, seconds and hashes beside the figure, as JSON and CSV.",
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "pages",
+            default=False,
+            optional=True,
+            tooltip="A page for each value of the third and further axes; else they become outer headers.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "width_mm",
+            default=0.0,
+            min=0.0,
+            max=5000.0,
+            step=1,
+            optional=True,
+            tooltip="Printed width in mm, text set for it; 0 lets dpi decide. The text of A4 is about 160 wide.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "font_size_pt",
+            default=0.0,
+            min=0.0,
+            max=200.0,
+            step=0.5,
+            optional=True,
+            tooltip="Size of the headers in print, in points; 0 follows the cells.",
+            advanced=True,
+        ),
+        io.Int.Input(
+            "margin",
+            default=-1,
+            min=-1,
+            max=4000,
+            optional=True,
+            tooltip="Pixels around the figure; -1 follows the font.",
+            advanced=True,
+        ),
+        io.Int.Input(
+            "gap",
+            default=-1,
+            min=-1,
+            max=1000,
+            optional=True,
+            tooltip="Pixels between the cells; -1 follows the font.",
+            advanced=True,
+        ),
+    ]
+
+
+def _taken(look: dict[str, Any]) -> dict[str, Any]:
+    """The widgets' words for "as it comes" as the style's."""
+    absent = {"width_mm": 0, "font_size_pt": 0, "margin": -1, "gap": -1}
+    return {name: None if name in absent and value == absent[name] else value for name, value in look.items()}
 
 
 def _metadata(cls: type[io.ComfyNode]) -> dict[str, str]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from host_graphs import Graph, node, picture
 from host_server import Host
 from pack.figures import Axis, FigureStyle, Layout, cells, plan_figure
+from pack.figures.layout import Box
 from pack.trainer.moons import render_moons
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors import safe_open
 
 import dev
@@ -27,7 +29,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "MjesecTrainSettings": {"steps": 3, "resolution": 128},
     "MjesecThesisSettings": {"steps": 4, "resolution": 128},
     "MjesecSweep": {"steps": 2, "width": 128, "height": 128},
+    "MjesecDenoisingStrip": {"steps": 2, "at_steps": "0, 1, 2"},
+    "MjesecNightScene": {"width": 128, "height": 128},
+    "EmptyLatentImage": {"width": 128, "height": 128},
+    "KSampler": {"steps": 2},
 }
+FEW_STEPS = "1, 2, 3"
 # a LoRA file that a workflow takes from disk, and the workflow that makes it
 MADE_BY = {"mjesec.safetensors": "thesis_train"}
 PARAMETERS = {"CFG scale": "cfg", "sampling steps": "steps", "LoRA weight": "lora_weight", "seed": "seed"}
@@ -67,6 +74,8 @@ def small(graph: Graph, loras: Mapping[str, str]) -> Graph:
         changes = SMALL.get(each["class_type"], {})
         assert changes.keys() <= each["inputs"].keys(), f"{each['class_type']} has lost an input"
         each["inputs"] |= changes
+        if each["inputs"].get("parameter") == "sampling steps":
+            each["inputs"]["values"] = FEW_STEPS
         if each["inputs"].get("lora_name") in loras:
             each["inputs"]["lora_name"] = loras[each["inputs"]["lora_name"]]
     return out
@@ -187,34 +196,79 @@ def test_the_quickstart_reports_the_loss_on_held_out_moons(runs: dict[str, Run])
     assert base > 0 and ratio == pytest.approx(tuned / base, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "MjesecFigure" in FILES[name].read_text(encoding="utf-8")])
-def test_the_figure_shows_every_cell_at_its_own_pixels_and_no_two_are_alike(
-    name: str, runs: dict[str, Run], host: Host
+def figures() -> list[tuple[str, str]]:
+    """(workflow, node) of every figure."""
+    return [
+        (name, key) for name in FILES for key, node in shipped(name).items() if node["class_type"] == "MjesecFigure"
+    ]
+
+
+@pytest.mark.parametrize(("name", "key"), figures())
+def test_a_figure_shows_every_cell_at_its_own_pixels_and_no_two_are_alike(
+    name: str, key: str, runs: dict[str, Run], host: Host
 ) -> None:
     run = runs[name]
-    ((key, figure),) = run.nodes_of("MjesecFigure").items()
-    layout = layout_of(run, figure["inputs"])
-    (path,) = run.files_of(key, host)
-    with Image.open(path) as image:
+    layout = layout_of(run, run.graph[key]["inputs"])
+    with Image.open(run.files_of(key, host)[0]) as image:
         assert image.size == (layout.width, layout.height)
-        boxes = [cell.box for cell in layout.cells]
-        pictures = [image.convert("RGB").crop((b.x, b.y, b.x + b.width, b.y + b.height)) for b in boxes]
-    # the axes vary the LoRA's weight and the seed, so two cells that are alike would be one picture used twice
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures) > 1
-    assert {picture.size for picture in pictures} == {(128, 128)}
+        pictures = {cell.index: cut(image, cell.box) for cell in layout.cells}
+    source = run.graph[run.graph[key]["inputs"]["grid"][0]]["class_type"]
+    # a picture used twice would be alike; only a strip ends so: its last prediction is x_0, and so is x_t at the end
+    alike = 2 if source == "MjesecDenoisingStrip" else 0
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures) - alike > 1
+
+
+def cut(image: Image.Image, box: Box) -> Image.Image:
+    return image.convert("RGB").crop((box.x, box.y, box.x + box.width, box.y + box.height))
 
 
 def layout_of(run: Run, inputs: Mapping[str, Any]) -> Layout:
     """Where the figure's cells must be, planned from the workflow's own numbers."""
-    axes = axes_of(run, run.graph[inputs["grid"][0]]["inputs"])
+    axes = axes_of(run, inputs["grid"][0])
     look = {key: inputs[key] for key in ("title", "caption", "theme", "font", "transpose", "tags", "dpi")}
     style = FigureStyle(**look, columns=inputs["columns"] or None, cell_width=inputs["cell_width"] or None)
-    return plan_figure(axes, {cell.index: (128, 128) for cell in cells(axes)}, style)
+    sizes = {cell.index: (128, 128) for cell in cells(axes)}
+    # the second pass is half as large again
+    upscaled = run.nodes_of("ImageScaleBy")
+    if upscaled and axes[0].parameter == "image":
+        sizes[1,] = (192, 192)
+    return plan_figure(axes, sizes, style)
 
 
-def axes_of(run: Run, inputs: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """The axes behind a node's input, the first of the chain first."""
-    if "axes" not in inputs:
-        return ()
-    own = run.graph[inputs["axes"][0]]["inputs"]
-    return (*axes_of(run, own), Axis.parse(PARAMETERS[own["parameter"]], own["values"]))
+def axes_of(run: Run, key: str) -> tuple[Axis, ...]:
+    """The axes of the grid that a node gives."""
+    kind, inputs = run.graph[key]["class_type"], run.graph[key]["inputs"]
+    if kind == "MjesecDenoisingStrip":
+        steps = tuple(int(step) for step in inputs["at_steps"].split(","))
+        return Axis("step", steps, "Steps done"), Axis("frame", ("noisy image xₜ", "prediction x₀"), "Frame")
+    if kind == "MjesecAddToGrid":
+        before = axes_of(run, inputs["grid"][0])[0].values if "grid" in inputs else ()
+        return (Axis("image", (*before, inputs["name"]), "Image"),)
+    before = axes_of(run, inputs["axes"][0]) if "axes" in inputs else ()
+    if kind != "MjesecSweepAxis":
+        return before
+    return (*before, Axis.parse(PARAMETERS[inputs["parameter"]], inputs["values"]))
+
+
+def figure_cells(run: Run, key: str, host: Host) -> list[Image.Image]:
+    boxes = [cell.box for cell in layout_of(run, run.graph[key]["inputs"]).cells]
+    with Image.open(run.files_of(key, host)[0]) as image:
+        return [cut(image, box) for box in boxes]
+
+
+def test_the_upscaled_image_goes_on_from_the_cell_of_weight_06(runs: dict[str, Run], host: Host) -> None:
+    weights, upscale = runs["fig11_lora_weight"], runs["fig12_upscale"]
+    of_weight = figure_cells(weights, *weights.nodes_of("MjesecFigure"), host)
+    before, after = figure_cells(upscale, *upscale.nodes_of("MjesecFigure"), host)
+    assert before.tobytes() == of_weight[2].tobytes()
+    assert after.size == (192, 192)
+
+
+def test_inpainting_leaves_what_is_outside_the_mask(runs: dict[str, Run], host: Host) -> None:
+    run = runs["fig13_inpainting"]
+    (scene, mask), results = (figure_cells(run, key, host) for key in run.nodes_of("MjesecFigure"))
+    # a latent pixel is 8 wide, and the VAE's convolutions carry it a little further
+    inside = np.asarray(mask.convert("L").filter(ImageFilter.MaxFilter(33))) > 0
+    for result in results:
+        change = np.abs(np.asarray(result, int) - np.asarray(scene, int)).mean(-1)
+        assert change[inside].mean() > 2 * change[~inside].mean()

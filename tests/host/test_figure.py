@@ -1,0 +1,164 @@
+"""The Figure node: files for print, pages, what the host serves of them, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from host_graphs import node, sweep
+from host_server import Host
+from PIL import Image
+
+import dev
+
+NO_LORA = "(lora input)"
+
+
+def graph(axes: list[tuple[str, str]], sweep_values: dict[str, Any] | None = None, **figure: Any) -> dict[str, Any]:
+    found = sweep(NO_LORA, axes, **{"steps": 1, "width": 64, "height": 64, **(sweep_values or {})})
+    found["figure"]["inputs"] |= figure
+    return found
+
+
+def words_of(pdf: Path) -> str:
+    if program := shutil.which("pdftotext"):
+        return subprocess.run([program, "-layout", str(pdf), "-"], capture_output=True, text=True, check=True).stdout
+    pypdf = pytest.importorskip("pypdf")
+    return "\n".join(page.extract_text() for page in pypdf.PdfReader(pdf).pages)
+
+
+def test_a_figure_for_print_has_live_text_and_tells_every_cell(host: Host) -> None:
+    entry = host.run(
+        graph(
+            [("CFG scale", "2, 4"), ("seed", "11, 12")],
+            title="Mjesečeva površina",
+            caption="Čađ, đak, šuma & žar: 100 %",
+            files="PNG, PDF, SVG",
+            manifest=True,
+            width_mm=120.0,
+            font_size_pt=9.0,
+        )
+    )
+    (png,) = host.outputs(entry)
+    with Image.open(png) as image:
+        assert image.width / image.info["dpi"][0] * 25.4 == pytest.approx(120, abs=0.5)
+    stem = png.name.removesuffix("_.png")
+    svg = png.with_name(f"{stem}.svg").read_text(encoding="utf-8")
+    labels = ("Mjesečeva površina", "Čađ, đak, šuma", "CFG scale", "Seed", "11", "12", "2", "4")
+    for label in labels:
+        assert label in svg, label
+    latex = png.with_name(f"{stem}.tex").read_text(encoding="utf-8")
+    assert rf"\includegraphics[width=120mm]{{{stem}.pdf}}" in latex and r"žar: 100 \%" in latex
+    told = json.loads(png.with_name(f"{stem}.json").read_text(encoding="utf-8"))
+    assert [cell["values"] for cell in told["cells"]] == [
+        {"cfg": cfg, "seed": seed} for cfg in (2.0, 4.0) for seed in (11, 12)
+    ]
+    assert {"mjesec", "comfyui", "torch"} <= told["environment"].keys()
+    rows = list(csv.DictReader(png.with_name(f"{stem}.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["seed"] for row in rows] == ["11", "12", "11", "12"]
+    words = words_of(png.with_name(f"{stem}.pdf"))
+    assert all(label in words for label in labels)
+
+
+def test_further_axes_become_pages(host: Host) -> None:
+    axes = [("CFG scale", "2, 4"), ("seed", "11, 12"), ("sampling steps", "1, 2")]
+    entry = host.run(graph(axes, files="PNG, PDF", pages=True))
+    paths = host.outputs(entry)
+    assert len(paths) == 2 and paths[0].read_bytes() != paths[1].read_bytes()
+    pdf = paths[0].with_name(paths[0].name.replace("_1_.png", ".pdf"))
+    assert "Sampling steps: 1" in words_of(pdf) and "Sampling steps: 2" in words_of(pdf)
+
+
+def test_margin_gap_and_their_defaults(host: Host) -> None:
+    sizes = []
+    for margin, gap in ((-1, -1), (0, 0), (100, 0)):
+        (path,) = host.outputs(host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, margin=margin, gap=gap)))
+        sizes.append(Image.open(path).size)
+    assert sizes[1] < sizes[0] and sizes[2][0] == sizes[1][0] + 200
+    assert sizes[1][0] == 2 * 64
+
+
+def test_a_glyph_that_the_font_lacks_is_told_of(host: Host) -> None:
+    entry = host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, caption="月 over the sea"))
+    assert "has no glyph for 月" in entry["outputs"]["figure"]["text"][0]
+
+
+def test_a_folder_that_cannot_be_written_is_named(host: Host) -> None:
+    (host.output / "blocked").write_text("a file")
+    with pytest.raises(dev.PromptFailure, match="blocked"):
+        host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, filename_prefix="blocked/figure"))
+
+
+def strip_graph(**values: Any) -> dict[str, Any]:
+    found = {key: value for key, value in graph([]).items() if key in ("ckpt", "figure")}
+    found |= {
+        "yes": node("CLIPTextEncode", clip=["ckpt", 1], text="moon"),
+        "no": node("CLIPTextEncode", clip=["ckpt", 1], text=""),
+        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+    }
+    run: dict[str, Any] = {"seed": 5, "steps": 3, "cfg": 4.0, "scheduler": "normal", "denoise": 1.0}
+    wires: dict[str, Any] = {"model": ["ckpt", 0], "positive": ["yes", 0], "negative": ["no", 0]}
+    own = {"sampler": "euler_ancestral", "at_steps": "0, 2, 3", "show": "both", **values}
+    found["strip"] = node("MjesecDenoisingStrip", vae=["ckpt", 2], latent_image=["empty", 0], **wires, **run, **own)
+    found["figure"]["inputs"] |= {"grid": ["strip", 0], "margin": 0, "gap": 0}
+    found["plain"] = node(
+        "KSampler", latent_image=["empty", 0], sampler_name=own["sampler"], **wires, **{**run, "cfg": 4.0}
+    )
+    for name, latent in (("ours", ["strip", 1]), ("hosts", ["plain", 0])):
+        found[f"{name}_decoded"] = node("VAEDecode", samples=latent, vae=["ckpt", 2])
+        found[name] = node("SaveImage", images=[f"{name}_decoded", 0], filename_prefix=name)
+    return found
+
+
+def test_a_strip_ends_in_ksamplers_image_and_begins_in_noise(host: Host) -> None:
+    entry = host.run(strip_graph())
+    ours, hosts = (
+        np.asarray(Image.open(host.outputs({"outputs": {name: entry["outputs"][name]}})[0]))
+        for name in ("ours", "hosts")
+    )
+    assert np.array_equal(ours, hosts)
+    (path,) = host.outputs({"outputs": {"figure": entry["outputs"]["figure"]}})
+    figure = np.asarray(Image.open(path).convert("RGB"))
+    # the three columns of both rows stand at the right edge, without margin
+    strip = figure[:, -3 * 64 :]
+    starts = [y for y in range(len(strip) - 63) if np.array_equal(strip[y : y + 64, 128:], ours)]
+    assert len(starts) == 2, "both rows end in the finished image"
+    noisy, predicted = (strip[y : y + 64] for y in starts)
+    distance = [np.abs(noisy[:, x : x + 64].astype(int) - ours).mean() for x in (0, 64, 128)]
+    assert distance[0] > distance[1] > distance[2] == 0
+    assert np.abs(predicted[:, 64:128].astype(int) - ours).mean() < distance[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"at_steps": "0, 9"}, "after step 9, but the run has 3 steps"),
+        ({"at_steps": "soon"}, '"soon" is neither a number nor a range'),
+        ({"sampler": "dpm_fast"}, "dpm_fast does not show its steps"),
+    ],
+)
+def test_a_strip_says_what_it_cannot_show(host: Host, values: dict[str, Any], says: str) -> None:
+    with pytest.raises(dev.PromptFailure, match=says):
+        host.run(strip_graph(**values))
+
+
+def test_images_of_any_origin_stand_side_by_side(host: Host) -> None:
+    found = {"figure": graph([])["figure"]}
+    found["scene"] = node("MjesecNightScene", width=128, height=64, seed=1, x=50.0, y=30.0, diameter=30.0)
+    found["mask"] = node("MaskToImage", mask=["scene", 1])
+    found["one"] = node("MjesecAddToGrid", image=["scene", 0], name="scene")
+    found["two"] = node("MjesecAddToGrid", image=["mask", 0], name="mask", grid=["one", 0])
+    found["figure"]["inputs"] |= {"grid": ["two", 0], "margin": 0, "gap": 0}
+    (path,) = host.outputs({"outputs": {"figure": host.run(found)["outputs"]["figure"]}})
+    assert Image.open(path).width == 2 * 128
+    found["two"]["inputs"]["grid"] = ["swept", 0]
+    found |= {"swept" if key == "sweep" else key: value for key, value in graph([("CFG scale", "2")]).items()
+              if key in ("ckpt", "sweep", "axis0")}  # fmt: skip
+    with pytest.raises(dev.PromptFailure, match="The grid comes from a sweep"):
+        host.run(found)
