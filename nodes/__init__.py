@@ -19,6 +19,7 @@ from . import (
     sweep,
     sweep_axis,
     train,
+    training_samples,
 )
 
 NODES: list[type[io.ComfyNode]] = [
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     *settings.NODES,
     *options.NODES,
     *checkpoint_options.NODES,
+    *training_samples.NODES,
     *train.NODES,
     *loss_chart.NODES,
     *lora.NODES,

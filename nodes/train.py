@@ -10,10 +10,11 @@ from comfy_api.latest import io, ui
 from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
-from .sockets import DatasetSocket, LoraModel, LossMap, TrainSettingsSocket
+from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
     from ..trainer.job import Result
+    from .training_samples import TrainingSamples
 
 CATEGORY = "Mjesec/training"
 # ComfyUI keeps a node's results: only a changed fingerprint makes it go on with a run that the user stopped early
@@ -38,6 +39,11 @@ class TrainLora(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="SDXL's VAE; it turns the images into latents, once."),
                 DatasetSocket.Input("dataset", tooltip="Images and captions."),
                 TrainSettingsSocket.Input("settings", tooltip="All numbers of the run."),
+                TrainingSamplesSocket.Input(
+                    "samples",
+                    optional=True,
+                    tooltip="Images that are drawn on the way with the LoRA as it then is; left open, none are.",
+                ),
             ],
             outputs=[
                 LoraModel.Output(
@@ -55,7 +61,15 @@ class TrainLora(io.ComfyNode):
         return _stopped_runs
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, vae: Any, dataset: Dataset, settings: TrainSettings) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        dataset: Dataset,
+        settings: TrainSettings,
+        samples: TrainingSamples | None = None,
+    ) -> io.NodeOutput:
         # the networks' libraries take seconds to import: only a run pays for them
         from ..trainer.lora_file import read_lora
         from ..trainer.run import train
@@ -67,7 +81,8 @@ class TrainLora(io.ComfyNode):
         host.check_vae(vae)
         try:
             with torch.inference_mode(False):
-                result = train(make_job(model, clip, vae, dataset, settings, cls.hidden.unique_id))
+                job = make_job(model, clip, vae, dataset, settings, samples, cls.hidden.unique_id)
+                result = train(job)
                 lora = read_lora(result.path)
         except BaseException as error:
             host.forget_frames(error)
@@ -78,7 +93,9 @@ class TrainLora(io.ComfyNode):
             global _stopped_runs
             _stopped_runs += 1
         name = host.lora_file_name(result.path, loras_folder())
-        shown = ui.PreviewText(result.report)
+        shown = ui.PreviewText(result.report).as_dict()
+        if job.sampler is not None:
+            shown["images"] = job.sampler.latest
         return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)
 
 

@@ -23,17 +23,30 @@ from ..trainer.settings import TrainSettings
 from . import host
 from .folders import loras_folder, work_folder
 from .live import RUNS
+from .live_sampler import LiveSampler
 from .progress import RunWatcher
+from .training_samples import TrainingSamples
 
 EVENT = "mjesec.run"
 
 
-def make_job(model: Any, clip: Any, vae: Any, dataset: Dataset, settings: TrainSettings, node_id: str | None) -> Job:
+def make_job(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    dataset: Dataset,
+    settings: TrainSettings,
+    samples: TrainingSamples | None,
+    node_id: str | None,
+) -> Job:
     """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes."""
     device = host.training_device()
-    control = Control()
+    control = Control(samples=samples is not None)
     live = RUNS.begin(LiveRun(control, _send, lambda: _memory_mb(device)))
     watcher = RunWatcher(node_id, live)
+    sampler = None
+    if samples is not None:
+        sampler = LiveSampler(model, clip, vae, samples, work_folder() / "samples", watcher.stage)
 
     def parts() -> Parts:
         host.make_room(device)
@@ -57,6 +70,7 @@ def make_job(model: Any, clip: Any, vae: Any, dataset: Dataset, settings: TrainS
         control=control,
         on_record=on_record,
         origin=_origin(node_id),
+        sampler=sampler,
     )
 
 

@@ -9,9 +9,13 @@ _POLL_SECONDS = 0.1
 
 
 class Control:
-    """Wishes for one run. Every method may be called from any thread; none of them waits but ``wait``."""
+    """Wishes for one run. Every method may be called from any thread; none of them waits but ``wait``.
 
-    def __init__(self) -> None:
+    samples: whether the run has sample images to draw.
+    """
+
+    def __init__(self, *, samples: bool = False) -> None:
+        self._samples = samples
         self._changed = threading.Condition()
         self._paused = self._stopping = self._save = self._sample = False
 
@@ -58,8 +62,10 @@ class Control:
         """Draw the sample images after the step that is under way.
 
         Raises:
-            ValueError: the run is paused or stopping.
+            ValueError: the run has no samples to draw, is paused or stopping.
         """
+        if not self._samples:
+            raise ValueError("The run has no sample prompts; connect Training Samples to its node.")
         self._ask("_sample", "paused: resume it first")
 
     def _ask(self, wish: str, refusal: str) -> None:

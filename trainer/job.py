@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from .control import Control
 from .data import Tokenize
 from .latents import Encode
 from .loop import Step
+from .outputs import Outputs
 from .samples import Dataset
 from .sdxl import Parts
 from .settings import TrainSettings
@@ -65,6 +66,21 @@ class Result:
     validation: tuple[tuple[int, float], ...] = ()
 
 
+class Sampler(Protocol):
+    """Draws sample images with the adapters as they are. ``every``: optimizer steps between samples; 0 never."""
+
+    every: int
+
+    def needs_room(self) -> bool:
+        """Whether the networks that are trained must lend their memory before ``draw``."""
+
+    def draw(self, lora: Mapping[str, torch.Tensor], outputs: Outputs, step: int) -> Sequence[Mapping[str, str]]:
+        """Draw with the tensors of a LoRA file; returns filename, subfolder and type of each image.
+
+        It must leave the weights that are trained on as they were, bit for bit.
+        """
+
+
 def _nobody(record: Mapping[str, object]) -> None:
     """Hears the records of a run that nobody watches."""
 
@@ -74,7 +90,7 @@ class Job:
     """Everything a run needs. ``parts`` makes the networks: once at the start, and again after a pause.
 
     control: wishes of the user. on_record: told every record of the run's log as it is written.
-    origin: who asked for the run, for the log ("node_id": "5").
+    origin: who asked for the run, for the log ("node_id": "5"). sampler: draws images on the way; None for none.
     """
 
     dataset: Dataset
@@ -90,6 +106,7 @@ class Job:
     control: Control = field(default_factory=Control)
     on_record: Callable[[Mapping[str, object]], None] = _nobody
     origin: Mapping[str, str] = field(default_factory=dict)
+    sampler: Sampler | None = None
 
     def say(self, line: str) -> None:
         self.lines.append(line)

@@ -30,7 +30,7 @@ class RunLog:
     """Writes the log; everybody in ``listeners`` hears each record too, also those before ``open``."""
 
     def __init__(self, path: Path, *listeners: Callable[[Record], None]) -> None:
-        self.path, self._listeners = path, listeners
+        self.path, self.listeners = path, list(listeners)
         self._file: IO[str] | None = None
         self._step = 0
 
@@ -58,7 +58,7 @@ class RunLog:
                 self._file.flush()
             except OSError:
                 self.close()
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener(record)
 
     def end(self, state: str, message: str, file: str = "") -> None:

@@ -7,28 +7,27 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from . import tensorboard
+import torch
+
 from .adapter import add_adapters
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
 from .errors import DatasetError
 from .job import Job, Result
+from .journal import Journal
 from .latents import LatentsCache
 from .loop import Step, Trainer
+from .lora_file import lora_tensors
 from .outputs import Outputs
-from .run_log import RunLog
 from .samples import Dataset
 from .sdxl import Parts
 from .settings import TrainSettings
 from .summary import plan_lines, result_lines
-from .tensorboard import EventFiles
 from .validate import Validator
-
-_SMOOTHING = 0.98
 
 
 class _Leave(BaseException):  # noqa: N818 - no error: the way out of the loop
-    """Ends the loop after a step that is finished; ``reason``: paused, stopped or enough (early stopping)."""
+    """Ends the loop after a step that is finished; ``reason``: paused, stopped, enough (early stopping) or samples."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -40,16 +39,15 @@ class Session:
     def __init__(self, job: Job, run: str, outputs: Outputs) -> None:
         self.job, self.outputs, self.settings = job, outputs, job.settings
         self.training, self.held_out = _split(job.dataset, job.settings)
-        self._events = _event_files(job, outputs)
-        self.log = RunLog(outputs.log, job.on_record, *([] if self._events is None else [self._events.hear]))
+        self.journal = Journal(job, outputs)
+        self.log = self.journal.log
         self.files = Checkpoints(run, outputs, job.base.name, self.training, self.log, job.watcher.say)
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
-        self._smoothed: float | None = None
 
     def train(self) -> Result:
         self.outputs.remove_scratch()
-        self.log.write("preparing", 0, **self._facts())
+        self.journal.prepare()
         try:
             self._examples, self._held_out = self._prepare()
             return self._train()
@@ -57,9 +55,7 @@ class Session:
             self.log.end("failed" if isinstance(error, Exception) else "stopped", str(error) or "Interrupted.")
             raise
         finally:
-            self.log.close()
-            if self._events is not None:
-                self._events.close()
+            self.journal.close()
 
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         job = self.job
@@ -79,11 +75,15 @@ class Session:
         self._begin(trainer)
         validator = Validator(self._examples, self._held_out, self.files, self.log, self.job.watcher.stage)
         validator.base(trainer)
-        while (reason := self._run(trainer, validator)) == "paused":
+        while (reason := self._run(trainer, validator)) in ("paused", "samples"):
             # the state on disk is all that is kept: networks, optimizer and activations are lent back
-            step = trainer.progress.step
+            step, lora = trainer.progress.step, self._lora(trainer) if reason == "samples" else {}
             del trainer
-            self._wait(step)
+            gc.collect()
+            if reason == "samples":
+                self._draw(lora, step)
+            else:
+                self._wait(step)
             trainer = self._trainer()
         if reason == "stopped":
             return self._stopped(trainer, validator)
@@ -106,10 +106,7 @@ class Session:
         step = trainer.progress.step
         if step:
             self.job.say(f"Going on from step {step} of {self.settings.steps}.")
-        for loss in trainer.progress.losses:
-            self._smooth(loss)
-        self.log.open(step)
-        self.log.write("begin", step, **self._facts(), steps_per_epoch=trainer.plan.steps_per_epoch)
+        self.journal.begin(trainer)
 
     def _run(self, trainer: Trainer, validator: Validator) -> str:
         """Train until the last step ('done'), until the user wants something else ('paused', 'stopped'), or until
@@ -117,7 +114,7 @@ class Session:
         control = self.job.control
 
         def on_step(step: Step) -> None:
-            self._log_step(step)
+            self.journal.step(step)
             wanted = control.take_save()
             self.files.loras_after(trainer, step, wanted=wanted)
             validator.after(trainer)
@@ -128,6 +125,7 @@ class Session:
             # a run that has taken its last step has nothing left to pause or to stop
             if step.step < step.steps and (enough or control.stopping or control.paused):
                 raise _Leave("enough" if enough else "stopped" if control.stopping else "paused")
+            self._sample(trainer)
 
         with self.files.nothing_lost(trainer):
             try:
@@ -142,8 +140,32 @@ class Session:
                 return leave.reason
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
 
+    def _sample(self, trainer: Trainer) -> None:
+        """Draw the sample images if they are due, or leave the loop first where there is no room for both."""
+        sampler, step = self.job.sampler, trainer.progress.step
+        if sampler is None:
+            return
+        wanted = self.job.control.take_sample()
+        if wanted or (sampler.every and step % sampler.every == 0):
+            if step < self.settings.steps and sampler.needs_room():
+                raise _Leave("samples")
+            self._draw(self._lora(trainer), step)
+
+    def _lora(self, trainer: Trainer) -> dict[str, torch.Tensor]:
+        with trainer.evaluating():
+            return lora_tensors(trainer.adapters, self.settings.save_precision)
+
+    def _draw(self, lora: dict[str, torch.Tensor], step: int) -> None:
+        assert self.job.sampler is not None  # noqa: S101 - asked for by who knows that there is one
+        try:
+            files = self.job.sampler.draw(lora, self.outputs, step)
+        except Exception as error:
+            # a picture that cannot be drawn is no reason to lose a training
+            self.job.say(f"The samples of step {step} could not be drawn ({error}); training goes on.")
+            return
+        self.log.write("sample", step, files=list(files))
+
     def _wait(self, step: int) -> None:
-        gc.collect()
         self.log.write("paused", step)
         self.job.watcher.say(f"Paused after step {step}; the memory is given back.")
         try:
@@ -179,8 +201,8 @@ class Session:
         progress = trainer.progress
         measured = [validation.loss for validation in progress.validations]
         held_out = (measured[0], measured[-1]) if len(measured) > 1 and not stopped else None
-        lines = result_lines(trainer, path, held_out, time.time() - self.files.started)
-        for line in (*validator.lines(trainer), *self._log_lines(), *lines):
+        lines = result_lines(trainer, path, held_out, time.time() - self.journal.started)
+        for line in (*validator.lines(trainer), *self.journal.lines(), *lines):
             self.job.say(line)
         return Result(
             path,
@@ -191,45 +213,6 @@ class Session:
             stopped=stopped,
             validation=tuple((validation.step, validation.loss) for validation in progress.validations),
         )
-
-    def _log_lines(self) -> list[str]:
-        if self._events is not None:
-            return [f"TensorBoard files: {self._events.folder}."]
-        if self.settings.saving.tensorboard:
-            return ["No TensorBoard files: the package tensorboard is not installed."]
-        return []
-
-    def _facts(self) -> dict[str, object]:
-        return {
-            **self.job.origin,
-            "id": self.outputs.folder.name,
-            "name": self.outputs.lora.stem,
-            "steps": self.settings.steps,
-            "time": self.files.started,
-        }
-
-    def _smooth(self, loss: float) -> float:
-        before = self._smoothed
-        self._smoothed = loss if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * loss
-        return self._smoothed
-
-    def _log_step(self, step: Step) -> None:
-        self.log.write(
-            "step",
-            step.step,
-            loss=step.loss,
-            smoothed_loss=self._smooth(step.loss),
-            lr=step.rates,
-            gradient_norm=step.gradient_norm,
-            seconds_per_step=step.seconds_per_step,
-            taken=step.taken,
-        )
-
-
-def _event_files(job: Job, outputs: Outputs) -> EventFiles | None:
-    if not (job.settings.saving.tensorboard and tensorboard.is_installed()):
-        return None
-    return EventFiles(job.folders.work / "tensorboard" / f"{outputs.lora.stem}-{outputs.folder.name[:8]}")
 
 
 def _split(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]:

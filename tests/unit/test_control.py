@@ -149,12 +149,13 @@ REFUSED = {
     ("stop", "pause"): "is stopping already",
     ("pause", "save"): "is paused: resume it, or stop it, which saves the LoRA",
     ("pause", "sample"): "is paused: resume it first",
+    ("sample",): "no sample prompts; connect Training Samples",
 }
 
 
 @pytest.mark.parametrize("wishes", REFUSED, ids=" then ".join)
 def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence(wishes: tuple[str, ...]) -> None:
-    control = Control()
+    control = Control(samples=len(wishes) > 1)
     for wish in wishes[:-1]:
         getattr(control, wish)()
     with pytest.raises(ValueError, match=REFUSED[wishes]):
@@ -162,7 +163,7 @@ def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence(wishes: tuple[str, 
 
 
 def test_wishes_are_taken_once() -> None:
-    control = Control()
+    control = Control(samples=True)
     control.save()
     control.sample()
     assert [control.take_save(), control.take_save()] == [True, False]
@@ -192,3 +193,50 @@ def test_nothing_of_a_finished_run_is_held_by_its_job(tmp_path: Path) -> None:
     gc.collect()
     assert result.path.exists()
     assert [ref() for ref in made] == [None]
+
+
+class Drawing:
+    """A sampler that keeps what it is given; with ``room`` it wants the networks' memory while it draws."""
+
+    def __init__(self, every: int, *, room: bool = False, fails: bool = False) -> None:
+        self.every, self.room, self.fails = every, room, fails
+        self.drawn: dict[int, dict[str, object]] = {}
+        self.held: list[weakref.ref[object]] = []
+        self.alive: list[int] = []
+
+    def parts(self) -> Parts:
+        made = tiny_parts.make_parts()
+        self.held.append(weakref.ref(made.unet))
+        return made
+
+    def needs_room(self) -> bool:
+        return self.room
+
+    def draw(self, lora: dict[str, object], outputs: object, step: int) -> list[dict[str, str]]:
+        self.alive.append(sum(ref() is not None for ref in self.held))
+        if self.fails:
+            raise RuntimeError("no paint left")
+        self.drawn[step] = lora
+        return [{"filename": f"{step}.png", "subfolder": "", "type": "output"}]
+
+
+@pytest.mark.parametrize("room", [False, True], ids=["beside the networks", "in their memory"])
+def test_samples_are_drawn_with_the_lora_of_their_step_and_change_nothing(
+    room: bool, tmp_path: Path, straight: Result
+) -> None:
+    sampler = Drawing(2, room=room)
+    job = replace(make_job(tmp_path, SETTINGS), sampler=sampler, parts=sampler.parts)
+    result = train(job)
+    assert list(sampler.drawn) == [2, 4]
+    # at the last step the networks are still there: they are needed to save the LoRA
+    assert sampler.alive == [0 if room else 1, 1]
+    tiny_parts.assert_same(sampler.drawn[4], read_lora(result.path))
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+    assert [r["step"] for r in log_of(tmp_path) if r["event"] == "sample"] == [2, 4]
+
+
+def test_samples_that_cannot_be_drawn_do_not_end_the_training(tmp_path: Path, straight: Result) -> None:
+    job = replace(make_job(tmp_path, SETTINGS), sampler=Drawing(3, fails=True))
+    result = train(job)
+    assert "The samples of step 3 could not be drawn (no paint left); training goes on." in result.report
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))

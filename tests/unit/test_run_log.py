@@ -129,7 +129,7 @@ def test_no_log_is_no_run(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_any_more_does_not_end_the_run(tmp_path: Path) -> None:
     log = write_steps(tmp_path / "log.jsonl", range(1, 2))
     heard: list[int] = []
-    log._listeners = (lambda record: heard.append(record["step"]),)
+    log.listeners.append(lambda record: heard.append(record["step"]))
     log._file.close()
     log._file = open("/dev/full", "w") if Path("/dev/full").exists() else log._file  # noqa: SIM115
     log.write("step", 2, loss=1.0)

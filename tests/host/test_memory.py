@@ -1,0 +1,143 @@
+"""What a training borrows it gives back, however it ends: the host's memory, and the pixels that it draws."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from host_graphs import node, picture, training
+from host_server import Host, StartHost
+from PIL import Image
+
+import dev
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+MOST = 1.02
+
+
+def process_of(host: Host) -> Path:
+    """The /proc folder of ComfyUI's own process, the one that holds the most memory of its group."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            group = int(status.with_name("stat").read_text().rpartition(")")[2].split()[2])
+            if group == host.pid:
+                found.append((kilobytes(status.parent, "VmRSS"), status.parent))
+    return max(found)[1]
+
+
+def kilobytes(process: Path, field: str) -> int:
+    match = re.search(rf"^{field}:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+@pytest.fixture(scope="module")
+def host(start_host: StartHost) -> Iterator[Host]:
+    """A host of its own: others would fill it with results of their own."""
+    with start_host() as own:
+        yield own
+
+
+def pixels(host: Host) -> bytes:
+    graph = picture()
+    for name in ("yes", "no", "sample"):
+        graph[name]["inputs"]["asked_at"] = time.monotonic_ns()
+    (path,) = host.outputs(host.run(graph))
+    return Image.open(path).tobytes()
+
+
+def settled(host: Host) -> tuple[bytes, int]:
+    """What a plain graph draws, and the anonymous memory once the host holds its model and nothing else."""
+    host.free()
+    time.sleep(1.5)  # the host looks at the wish once a second
+    drawn = pixels(host)
+    return drawn, kilobytes(process_of(host), "RssAnon")
+
+
+def finish(host: Host, name: str) -> None:
+    host.run(training(output_name=name, steps=3))
+
+
+def run_at_work(host: Host, name: str) -> str:
+    """The id of a run once it has taken its first step."""
+    ends = time.monotonic() + 120
+    while True:
+        for run in host.get("/mjesec/runs")["runs"]:
+            if run["name"] == name and run["step"]:
+                return str(run["id"])
+        host.check_alive()
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def cancel(host: Host, name: str) -> None:
+    prompt = host.queue(training(output_name=name, steps=2000))
+    run_at_work(host, name)
+    host.interrupt(prompt)
+    assert "interrupted" in (dev.failure_of(host.wait(prompt, 60)) or "")
+
+
+def fail(host: Host, name: str) -> None:
+    """The disk on which the state is saved goes away in the middle of the training."""
+    graph = training(output_name=name, steps=2000, seed=1)
+    graph["often"] = node(
+        "MjesecCheckpointOptions",
+        settings=["set", 0],
+        validate_every=0,
+        keep_best=True,
+        patience=0,
+        save_every=0,
+        state_seconds=0,
+        state_every=1,
+        tensorboard=False,
+    )
+    graph["train"]["inputs"]["settings"] = ["often", 0]
+    prompt = host.queue(graph)
+    folder = host.output / "mjesec" / "runs" / run_at_work(host, name)
+    folder.rename(folder.with_name("gone"))
+    folder.touch()
+    assert "'state.safetensors' could not be written" in (dev.failure_of(host.wait(prompt, 120)) or "")
+
+
+def run_out_of_memory(host: Host, name: str) -> None:
+    """The allocator itself refuses: the process may hold little more than it does."""
+    import resource
+
+    process = process_of(host)
+    graph = training(output_name=name, batch_size=6)
+    graph["data"] = node("MjesecMoonDataset", count=6, size=512, seed=1)
+    graph["set"]["inputs"]["resolution"] = 512
+    before = resource.prlimit(int(process.name), resource.RLIMIT_AS)
+    limit = (kilobytes(process, "VmSize") + 200_000) * 1024
+    resource.prlimit(int(process.name), resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        with pytest.raises(dev.PromptFailure, match="memory"):
+            host.run(graph)
+    finally:
+        resource.prlimit(int(process.name), resource.RLIMIT_AS, before)
+
+
+def test_after_any_end_the_host_draws_the_same_and_its_memory_is_back(host: Host) -> None:
+    # libraries, caches and pools that are filled once and stay
+    finish(host, "warm")
+    cancel(host, "warm too")
+    run_out_of_memory(host, "warm as well")
+    drawn, held = settled(host)
+    ends: dict[str, Callable[[Host, str], None]] = {
+        "finished": finish,
+        "cancelled": cancel,
+        "failed": fail,
+        "out of memory": run_out_of_memory,
+    }
+    after = {}
+    for name, end in ends.items():
+        end(host, name)
+        drawn_after, after[name] = settled(host)
+        assert drawn_after == drawn, name
+    print(f"anonymous memory: {held} kB before, {after}")
+    assert {name: kb for name, kb in after.items() if kb > held * MOST} == {}
