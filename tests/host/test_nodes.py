@@ -28,11 +28,16 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecOptimizerOptions",
         "MjesecLossOptions",
         "MjesecCombineDatasets",
+        "MjesecCheckpointOptions",
+        "MjesecTrainingSamples",
         "MjesecTrainLora",
         "MjesecLossChart",
         "MjesecLoadLora",
         "MjesecSweepAxis",
         "MjesecSweep",
+        "MjesecDenoisingStrip",
+        "MjesecAddToGrid",
+        "MjesecNightScene",
         "MjesecFigure",
     }
 
