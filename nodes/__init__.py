@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     checkpoint_options,
     dataset,
+    editor_routes,  # noqa: F401 - as live
     figure,
     grid_of_images,
     live,  # noqa: F401 - its routes are added when it is imported

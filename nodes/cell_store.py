@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..figures.files import replacing
+from .cell_graph import cell_graph
 
 RECORD = "mjesec"
 _MOST_RATES = 32
@@ -67,6 +68,9 @@ class CellStore:
         record = {"key": key, "pixels": kept.pixels, "seconds": seconds, "parameters": dict(parameters)}
         notes = PngInfo()
         notes.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, default=str))
+        # dropped on the editor, a cell becomes the plain graph that makes it
+        with suppress(ValueError):
+            notes.add_text("prompt", json.dumps(cell_graph(parameters)))
         with replacing(kept.path) as file:
             image.save(file, "png", pnginfo=notes, compress_level=4)
         return kept

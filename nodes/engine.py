@@ -112,7 +112,7 @@ class Sweeping:
         """
         picture = to_pillow(image[0])
         key = job.keys[job.ways.index(how)]
-        kept = self.store.keep(key, picture, seconds, asdict(job.shot))
+        kept = self.store.keep(key, picture, seconds, {**asdict(job.shot), **self.studio.subject.told()})
         self._rates.append(seconds / max(job.shot.work, 1e-9))
         self._accept(job, _result(job, kept, how, "computed"), picture)
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..figures import FigureStyle
 from .figure_files import FILES, write_figure
-from .grid import Grid
+from .grid import Grid, sweep_shown
 from .sockets import GridSocket
 
 
@@ -82,7 +82,7 @@ class Figure(io.ComfyNode):
             [ui.SavedResult(name, written.subfolder, io.FolderType.output) for name in written.pngs]
         ).as_dict()
         told = [*written.warnings, *([f"Written as well: {', '.join(written.others)}."] if written.others else [])]
-        shown = {**saved, **ui.PreviewText("\n".join(told)).as_dict()} if told else saved
+        shown = {**saved, **sweep_shown(grid), **(ui.PreviewText("\n".join(told)).as_dict() if told else {})}
         return io.NodeOutput(written.image, str(written.folder / written.pngs[0]), written.latex, ui=shown)
 
 

@@ -40,11 +40,15 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Grid:
-    """``results`` are in the order of ``cells(axes)``; ``about`` holds what all cells share."""
+    """``results`` are in the order of ``cells(axes)``; ``about`` holds what all cells share.
+
+    name: the manifest's, under which the editor finds the sweep on disk; empty if there is none.
+    """
 
     axes: tuple[Axis, ...]
     results: tuple[CellResult, ...]
     about: Mapping[str, object]
+    name: str = ""
 
     def result(self, cell: Cell) -> CellResult:
         position = 0
@@ -87,3 +91,8 @@ class Grid:
             for cell in cells(self.axes)
         }
         return figure_manifest(self.axes, records, **self.about)
+
+
+def sweep_shown(grid: Grid) -> dict[str, list[str]]:
+    """For a node's ui: which sweep on disk its viewer opens."""
+    return {"mjesec_sweep": [grid.name]} if grid.name else {}

@@ -12,6 +12,7 @@ import torch
 import nodes as host_nodes
 
 from .apply import apply_lora, lora_from_file
+from .checkpoint_name import checkpoint_name
 from .shot import Shot
 
 Lora = Mapping[str, torch.Tensor]
@@ -29,6 +30,14 @@ class Subject:
     positive: Any = None
     negative: Any = None
     latent: Any = None
+
+    def told(self) -> dict[str, object]:
+        """What a cell's record says of the wires: the checkpoint's name, and what else came by wire."""
+        optional = {"lora": self.lora, "positive": self.positive, "negative": self.negative, "latent": self.latent}
+        return {
+            "wired_checkpoint": checkpoint_name(self.model),
+            "wired": [name for name, given in optional.items() if given is not None],
+        }
 
 
 class Studio:

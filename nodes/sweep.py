@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..figures import Axis
 from .folders import work_folder
-from .grid import Attempts, Grid
+from .grid import Attempts, Grid, sweep_shown
 from .progress import NodeWatcher
 from .sockets import AxesSocket, GridSocket, LoraModel
 
@@ -127,7 +128,9 @@ class Sweep(io.ComfyNode):
         if grid.failed():
             Attempts.unfinished += 1
         manifest = write_manifest(grid, folder / "sweeps")
-        return io.NodeOutput(grid, report, str(manifest), ui=ui.PreviewText(report))
+        grid = replace(grid, name=manifest.stem)
+        shown = {**ui.PreviewText(report).as_dict(), **sweep_shown(grid)}
+        return io.NodeOutput(grid, report, str(manifest), ui=shown)
 
 
 def _more_inputs() -> list[io.Input]:

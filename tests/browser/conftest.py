@@ -13,31 +13,21 @@ if TYPE_CHECKING:
     from browser_editor import Editor
     from playwright.sync_api import Browser
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-# set by .ci/run: there, no browser is a failure
-REQUIRED = "MJESEC_BROWSER_REQUIRED"
-
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    try:
-        from browser_editor import chromium_path, launch
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError as error:
-        return _without(f"the Python package '{error.name}' is missing; run `python dev.py test`")
+    from browser_editor import chromium_path, launch, sync_playwright
+
     chromium = chromium_path()
     if chromium is None:
-        return _without("there is no Chromium; install it (Debian: apt install chromium) or name it in MJESEC_CHROMIUM")
+        reason = "there is no Chromium; install it (Debian: apt install chromium) or name it in MJESEC_CHROMIUM"
+        if os.environ.get("MJESEC_BROWSER_REQUIRED"):
+            pytest.fail(f"The browser tests are required here, but {reason}.")
+        pytest.skip(f"no browser tests: {reason}")
     with sync_playwright() as playwright:
         opened = launch(playwright, chromium)
         yield opened
         opened.close()
-
-
-def _without(reason: str) -> None:
-    if os.environ.get(REQUIRED):
-        pytest.fail(f"The browser tests are required here, but {reason}.")
-    pytest.skip(f"no browser tests: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from host_server import Host  # registered by tests/conftest.py
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright
 
 import dev
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ModuleNotFoundError:
+    if os.environ.get("MJESEC_BROWSER_REQUIRED"):
+        raise
+    pytest.skip("no browser tests: Playwright is missing; run `python dev.py test`", allow_module_level=True)
+
+__all__ = ["RENDERERS", "Editor", "chromium_path", "expect", "launch", "open_editor", "read", "sync_playwright"]
 
 RENDERERS = {"canvas": False, "vue": True}
 FLAGS = (
@@ -27,6 +40,21 @@ SETTINGS = {
 # what the frontend says of itself while it starts, whatever plugins there are (z_image_turbo: its default graph)
 HOSTS_OWN_ERRORS = ("ComfyApp graph accessed before initialization", "/user.css", "z_image_turbo")
 READY = "() => window.app?.extensionManager && window.app.graph && !document.querySelector('#splash-loader')"
+
+# brings a node into view, and returns where on the page its button is
+BUTTON_PLACE = """([kind, label]) => {
+    const node = window.app.graph.nodes.find(node => node.comfyClass === kind)
+    const { ds, canvas } = window.app.canvas
+    window.app.canvas.centerOnNode(node)
+    window.app.canvas.setDirty(true, true)
+    const shown = [...document.querySelectorAll(`[data-node-id="${node.id}"] button`)]
+        .find(button => button.textContent.includes(label))?.getBoundingClientRect()
+    if (shown) return [shown.x + shown.width / 2, shown.y + shown.height / 2]
+    const widget = node.widgets.find(widget => widget.name === label)
+    const area = canvas.getBoundingClientRect()
+    const x = node.pos[0] + node.size[0] / 2, y = node.pos[1] + widget.y + 10
+    return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
+}"""
 
 
 def chromium_path() -> str | None:
@@ -132,12 +160,37 @@ class Editor:
         """Waits until the page has been drawn twice: sizes are computed while drawing."""
         self.js("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def open_api(self, graph: Mapping[str, Any], name: str = "test") -> None:
+        """Loads a graph in API format, as the host does for an image that carries nothing else."""
+        self.js("([graph, name]) => window.app.loadApiJson(graph, name)", [dict(graph), name])
+        self.settle()
+
+    def queue(self, timeout_s: float = 120) -> None:
+        """Presses Run and waits for the prompt to end well."""
+        before = set(self.host.get("/history"))
+        self.page.get_by_test_id("queue-button").click()
+        ends = time.monotonic() + timeout_s
+        while not (new := self.host.get("/history").keys() - before):
+            assert time.monotonic() < ends, f"the prompt did not end in {timeout_s:.0f} s"
+            self.page.wait_for_timeout(200)
+        for entry in (self.host.get(f"/history/{prompt}")[prompt] for prompt in new):
+            assert not dev.failure_of(entry), dev.failure_of(entry)
+
+    def press(self, kind: str, label: str) -> None:
+        """Presses a button of the first node of a kind, where the renderer shows it."""
+        place = self.js(BUTTON_PLACE, [kind, label])
+        self.settle()
+        place = self.js(BUTTON_PLACE, [kind, label])
+        self.page.mouse.click(*place)
+
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""
         return dict(self.js("async () => (await window.app.graphToPrompt()).output"))
 
-    def screenshot(self, path: object) -> None:
-        self.page.screenshot(path=str(path))
+    def shot(self, name: str) -> None:
+        """A picture of the page as NAME.png in the folder that MJESEC_SCREENSHOTS names; without it, none."""
+        if folder := os.environ.get("MJESEC_SCREENSHOTS"):
+            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 @contextmanager

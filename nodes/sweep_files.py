@@ -1,0 +1,76 @@
+"""Sweeps and cells on disk, found by name alone: what the figure viewer may see."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .cell_graph import cell_graph, cell_notes
+from .cell_store import RECORD, CellStore
+
+_SWEEP = re.compile(r"\d{8}-\d{6}-\d{9}")
+_KEY = re.compile(r"[0-9a-f]{64}")
+_LARGEST_TILE = 1024
+_MOST_LISTED = 200
+
+
+class SweepFiles:
+    """Reads below a work folder: ``sweeps/*.json`` and ``cells/``."""
+
+    def __init__(self, work: Path) -> None:
+        self._sweeps = work / "sweeps"
+        self._cells = CellStore(work / "cells")
+
+    def names(self) -> list[str]:
+        """The manifests' names, the newest first, at most 200."""
+        found = sorted((path.stem for path in self._sweeps.glob("*.json") if _SWEEP.fullmatch(path.stem)), reverse=True)
+        return found[:_MOST_LISTED]
+
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """A sweep's manifest without any path of this machine; None if there is none of that name."""
+        if not _SWEEP.fullmatch(name):
+            return None
+        try:
+            manifest = dict(json.loads((self._sweeps / f"{name}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+        for cell in manifest.get("cells", []):
+            cell.pop("path", None)
+        return {**manifest, "name": name}
+
+    def cell(self, key: str) -> Path | None:
+        path = self._cells.path(key) if _KEY.fullmatch(key) else None
+        return path if path is not None and path.is_file() else None
+
+    def tile(self, key: str, size: int) -> bytes | None:
+        """The cell as a WebP of at most ``size`` pixels a side; never enlarged."""
+        path = self.cell(key)
+        if path is None:
+            return None
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((min(size, _LARGEST_TILE),) * 2, Image.Resampling.LANCZOS)
+        data = io.BytesIO()
+        picture.save(data, "webp", quality=85, method=0)
+        return data.getvalue()
+
+    def graph(self, key: str) -> dict[str, Any] | None:
+        """{"graph": API format, "notes": sentences} of a cell.
+
+        Raises:
+            ValueError: the cell's record is not one of ours, or not of this version.
+        """
+        path = self.cell(key)
+        if path is None:
+            return None
+        try:
+            with Image.open(path) as image:
+                parameters = json.loads(image.info[RECORD])["parameters"]
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+            raise ValueError("The cell's file is damaged; queue the sweep again.") from None
+        return {"graph": cell_graph(parameters), "notes": cell_notes(parameters)}

@@ -1,0 +1,134 @@
+"""The figure viewer: from the node's button to the cells, by mouse and by keyboard, and on to a plain graph."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from browser_editor import Editor, expect
+from host_graphs import sweep
+from host_server import Host
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
+AXES = [("CFG scale", "1, 4"), ("seed", "1, 2"), ("sampling steps", "1, 2")]
+
+
+@pytest.fixture
+def viewer(editor: Editor) -> Iterator[Locator]:
+    """The viewer, opened by the button of a Figure that has just run."""
+    editor.open_api(sweep("(lora input)", AXES))
+    editor.queue()
+    editor.press("MjesecFigure", "Explore cells")
+    dialog = editor.page.get_by_role("dialog", name="Figure")
+    expect(dialog.get_by_role("gridcell")).to_have_count(4)
+    yield dialog
+    editor.page.keyboard.press("Escape")
+
+
+def facts(viewer: Locator) -> dict[str, str]:
+    names, values = (viewer.locator(f".mj-facts {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+def test_a_figures_cells_are_explored_and_one_becomes_a_graph(viewer: Locator, editor: Editor) -> None:
+    assert viewer.get_by_role("columnheader").all_inner_texts() == ["1", "4"]
+    assert viewer.get_by_role("rowheader").all_inner_texts() == ["1", "2"]
+    cell = viewer.get_by_role("gridcell", name="CFG scale 4, Seed 2, Sampling steps 1")
+    expect(cell.locator("img")).to_have_js_property("naturalWidth", 128)
+
+    # by keyboard from the first cell, which has the focus
+    editor.page.keyboard.press("ArrowRight")
+    editor.page.keyboard.press("ArrowDown")
+    expect(cell).to_be_focused()
+    editor.shot("figure_viewer")
+    assert {"CFG scale": "4", "Seed": "2", "prompt": "moon"}.items() <= facts(viewer).items()
+    editor.page.keyboard.press("g")
+    expect(viewer).to_be_hidden()
+    graph = editor.prompt()
+    sampler = next(node for node in graph.values() if node["class_type"] == "KSampler")
+    assert {"cfg": 4, "seed": 2, "steps": 1, "sampler_name": "euler_ancestral"}.items() <= sampler["inputs"].items()
+
+
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
+def test_two_cells_are_compared_and_axes_change_places(viewer: Locator, editor: Editor) -> None:
+    cells = viewer.get_by_role("gridcell")
+    cells.nth(0).click()
+    expect(cells.nth(0)).to_have_attribute("aria-selected", "true")
+    cells.nth(3).click(modifiers=["Shift"])
+    slider = viewer.get_by_role("slider", name="Border")
+    slider.fill("20")
+    assert viewer.locator(".mj-slider").evaluate("frame => frame.style.getPropertyValue('--at')") == "20%"
+    viewer.get_by_role("button", name="difference").click()
+    expect(viewer.get_by_text("Mean difference")).to_be_visible()
+    viewer.get_by_role("button", name="slider").click()
+    editor.shot("compare")
+    viewer.get_by_role("button", name="all cells").click()
+
+    viewer.get_by_role("combobox", name="columns", exact=True).select_option("Sampling steps")
+    assert viewer.get_by_role("columnheader").all_inner_texts() == ["1", "2"]
+    viewer.get_by_role("combobox", name="CFG scale", exact=True).select_option("4")
+    expect(cells.nth(1)).to_have_accessible_name("CFG scale 4, Seed 1, Sampling steps 2")
+    editor.page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+
+
+HOSTILE = "<img src=x onerror=window.hostile=1>"
+
+
+def put_big_sweep(host: Host, side: int) -> str:
+    """A sweep of side x side cells on the host's disk, every text of it hostile; returns its name."""
+    name, work = "20260101-000000-000000000", host.output / "mjesec"
+    values = list(range(side))
+    axes = [
+        {"parameter": name, "label": f"{name} {HOSTILE}", "values": values, "texts": [f"{n} {HOSTILE}" for n in values]}
+        for name in ("cfg", "seed")
+    ]
+    cells = []
+    picture = Image.new("RGB", (64, 64), "teal")
+    for at in itertools.product(values, values):
+        key = f"{at[0] * side + at[1]:064x}"
+        path = work / "cells" / key[:2] / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        cells.append({"index": at, "values": {}, "key": path.stem, "parameters": {"prompt": HOSTILE}})
+    path = work / "sweeps" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"axes": axes, "cells": cells}), encoding="utf-8")
+    return name
+
+
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
+def test_a_big_grid_fetches_what_is_in_view_and_hostile_texts_stay_texts(editor: Editor) -> None:
+    name = put_big_sweep(editor.host, 20)
+    fetched: set[str] = set()
+    editor.page.on("request", lambda request: "/mjesec/cells/" in request.url and fetched.add(request.url))
+    editor.open_api({"1": {"class_type": "MjesecSweep", "inputs": {}}})
+    editor.js("name => { window.app.graph.nodes[0].properties.mjesec_sweep = name }", name)
+    editor.press("MjesecSweep", "Explore cells")
+    viewer = editor.page.get_by_role("dialog", name="Figure")
+    cells = viewer.get_by_role("gridcell")
+    expect(cells).to_have_count(400)
+    expect(cells.first.locator("img")).to_have_js_property("naturalWidth", 64)
+    for _ in range(12):
+        editor.page.keyboard.press("+")
+    fetched.clear()
+    cells.last.scroll_into_view_if_needed()
+    expect(cells.last.locator("img")).to_have_attribute("src", re.compile("size=512$"))
+    assert 0 < len(fetched) < 100
+    # headers stay where they are
+    corner, header = (viewer.locator(place).last.bounding_box() for place in (".mj-corner", "[role=columnheader]"))
+    scroller = viewer.locator(".mj-scroller").bounding_box()
+    assert corner and header and scroller and header["y"] == corner["y"] == scroller["y"]
+
+    assert HOSTILE in viewer.get_by_role("columnheader").first.inner_text()
+    assert viewer.locator(".mj-cells img").count() == 400
+    assert editor.js("() => window.hostile") is None
+    editor.shot("grid_20x20")
+    editor.page.keyboard.press("Escape")

@@ -1,0 +1,31 @@
+/** The viewer's button on Sweep and Figure, which remember the sweep that they made. */
+import { api, app } from '../host.mjs'
+import { addButton } from '../lib/buttons.mjs'
+import { Routes } from '../lib/routes.mjs'
+import { openViewer } from './viewer.mjs'
+
+const KINDS = ['MjesecSweep', 'MjesecFigure']
+const PROPERTY = 'mjesec_sweep'
+const routes = new Routes(api)
+
+/** @param {any} node */
+export function addFigureViewer(node) {
+  if (!KINDS.includes(node.comfyClass)) return
+  addButton(node, 'Explore cells', () => openViewer(routes, node.properties[PROPERTY], loadGraph))
+  const before = node.onExecuted
+  node.onExecuted = function (/** @type {any} */ output) {
+    before?.call(this, output)
+    // a property is saved with the workflow, so that the button still works tomorrow; the prompt does not hold it
+    if (output?.mjesec_sweep) this.properties[PROPERTY] = output.mjesec_sweep[0]
+  }
+}
+
+/**
+ * @param {object} graph API format
+ * @param {string} title
+ * @param {string[]} notes
+ */
+function loadGraph(graph, title, notes) {
+  app.loadApiJson(graph, title)
+  for (const detail of notes) app.extensionManager.toast.add({ severity: 'info', summary: 'Mjesec', detail, life: 10000 })
+}

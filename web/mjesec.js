@@ -1,0 +1,12 @@
+/** Mjesec's extension of the graph editor. Every node works without it; it only shows more and saves steps. */
+import { addFigureViewer } from './figure/on_node.mjs'
+import { app } from './host.mjs'
+
+document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL('./mjesec.css', import.meta.url).href }))
+
+app.registerExtension({
+  name: 'mjesec',
+  nodeCreated(/** @type {any} */ node) {
+    addFigureViewer(node)
+  },
+})
