@@ -48,7 +48,9 @@ def _result(
         def count_tokens(caption: str) -> int:
             return len(tokenize(caption)) - 2
 
-    report = dataset.report(count_tokens, settings.buckets if settings else None)
+    report = dataset.report(
+        count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
+    )
     sheet = to_tensor(_sheet(dataset))
     shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
     return io.NodeOutput(dataset, sheet, report, ui=shown)
@@ -96,6 +98,14 @@ class LoadImageDataset(io.ComfyNode):
                     tooltip="Ending of the caption files, with its dot.",
                     advanced=True,
                 ),
+                io.String.Input(
+                    "caption_table",
+                    default="",
+                    optional=True,
+                    tooltip="A .json or .jsonl file in the folder with the captions of many images, such as "
+                    "metadata.jsonl (file_name, text) or kohya's meta_cap.json. Empty: caption files only.",
+                    advanced=True,
+                ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="Only for the report: which captions are over 75 tokens long."
                 ),
@@ -122,10 +132,11 @@ class LoadImageDataset(io.ComfyNode):
         repeats: int,
         default_caption: str,
         caption_extension: str = ".txt",
+        caption_table: str = "",
         clip: Any = None,
         settings: Any = None,
     ) -> tuple[object, ...]:
-        return listing_fingerprint(folder), repeats, default_caption, caption_extension
+        return listing_fingerprint(folder), repeats, default_caption, caption_extension, caption_table
 
     @classmethod
     def execute(
@@ -134,6 +145,7 @@ class LoadImageDataset(io.ComfyNode):
         repeats: int,
         default_caption: str,
         caption_extension: str = ".txt",
+        caption_table: str = "",
         clip: Any = None,
         settings: TrainSettings | None = None,
     ) -> io.NodeOutput:
@@ -143,6 +155,7 @@ class LoadImageDataset(io.ComfyNode):
             caption_extension=caption_extension,
             repeats=repeats,
             default_caption=default_caption,
+            caption_table=caption_table,
             on_progress=lambda done, of: watcher.stage("reading images", done, of),
         )
         return _result(dataset, cls, clip, settings)

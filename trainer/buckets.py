@@ -97,7 +97,7 @@ def place(width: int, height: int, settings: BucketSettings) -> Placement:
     return _centred(resized, _largest_bucket_inside(resized, settings))
 
 
-def told_crop(original: Size, placement: Placement) -> tuple[int, int]:
+def told_crop(original: Size, placement: Placement, *, mirrored: bool = False) -> tuple[int, int]:
     """The (top, left) that kohya tells SDXL: `get_crop_ltrb`, which is not where the crop was made.
 
     It fits the original aspect ratio *into* the bucket, where the image in truth covers it, so the margin
@@ -106,7 +106,9 @@ def told_crop(original: Size, placement: Placement) -> tuple[int, int]:
     width, height = placement.bucket
     aspect = original[0] / original[1]
     if width / height > aspect:
-        return 0, int((width - height * aspect) // 2)
+        margin = width - height * aspect
+        # a mirrored image is told the margin on its right, and halves are rounded down on the left
+        return 0, int(margin - margin // 2 if mirrored else margin // 2)
     return int((height - width / aspect) // 2), 0
 
 

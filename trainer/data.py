@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .batches import effective_epochs, plan_epoch, steps_per_epoch
 from .buckets import Placement, place, told_crop
+from .caption_variants import fixed_caption
 from .images import read_size
 from .latents import Latents, LatentsCache
 from .masks import read_mask
 from .samples import Dataset, Sample
-from .sdxl import pad_tokens, size_ids
+from .sdxl import size_ids
 from .settings import TrainSettings
+from .tokens import Tokenize, caption_ids, stack_ids
 
-Tokenize = Callable[[str], Sequence[int]]
-"""A caption to CLIP's token ids with start and end, uncut."""
 OnItem = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sample ready for the U-Net: ``time_ids`` (6,) float32, ``tokens`` (2, 77) int64, ``mask`` (1, h, w)."""
+    """One sample ready for the U-Net: ``time_ids`` (6,) float32, ``tokens`` (2, 77k) int64, ``mask`` (1, h, w).
+
+    mirrored: the same of its mirror image, which is seen instead in half of the steps; None where it never is.
+    """
 
     sample: Sample
     placement: Placement
@@ -32,11 +35,12 @@ class Example:
     tokens: torch.Tensor
     tokens_cut: int
     mask: torch.Tensor | None = None
+    mirrored: Example | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked examples: ``latents`` (N, 4, h, w), ``time_ids`` (N, 6), ``tokens`` (2, N, 77), all on the CPU.
+    """Stacked examples: ``latents`` (N, 4, h, w), ``time_ids`` (N, 6), ``tokens`` (2, N, 77k), all on the CPU.
 
     mask: (N, 1, h, w) from 0 to 1, None where everything counts. prior: (N,) bool, True for regularisation images.
     """
@@ -51,29 +55,56 @@ class Batch:
 def prepare(
     dataset: Dataset, settings: TrainSettings, cache: LatentsCache, tokenize: Tokenize, on_item: OnItem
 ) -> tuple[Example, ...]:
-    """Encode and tokenize every sample; ``on_item(done, of)`` after each, and what it raises ends the work."""
-    examples = []
-    for number, sample in enumerate(dataset.samples, 1):
-        size = _size(sample, settings)
-        placement = place(*size, settings.buckets)
-        crop = placement.crop
-        if settings.told_crop == "kohya":
-            top, left = told_crop(size, placement)
-            crop = (left, top)
-        first, second, cut = pad_tokens(tokenize(sample.caption))
-        examples.append(
-            Example(
-                sample,
-                placement,
-                cache.get(sample, placement, settings),
-                torch.tensor(size_ids(size, crop, placement.bucket)),
-                torch.tensor([first, second]),
-                cut,
-                None if settings.loss.mask == "none" else read_mask(sample, size, placement, settings),
-            )
-        )
-        on_item(number, dataset.num_images)
+    """Encode and tokenize every sample at every resolution; with several of them, all samples at the first come first.
+
+    ``on_item(done, of)`` after each image, and what it raises ends the work.
+    """
+    examples: list[Example] = []
+    placed = _placements(dataset, settings)
+    for number, (sample, placement) in enumerate(placed, 1):
+        tokens, cut = caption_ids(fixed_caption(sample.caption, settings.captions), settings.captions, tokenize)
+        example = _example(sample, placement, settings, cache, tokens, cut)
+        if settings.images.flip:
+            mirrored = _example(sample, placement, settings, cache, tokens, cut, mirrored=True)
+            example = replace(example, mirrored=mirrored)
+        examples.append(example)
+        on_item(number, len(placed))
     return tuple(examples)
+
+
+def _placements(dataset: Dataset, settings: TrainSettings) -> list[tuple[Sample, Placement]]:
+    """Each sample at each resolution, less what comes out the same because the image is too small for more."""
+    placed: dict[tuple[int, Placement], Sample] = {}
+    sides = [None, *settings.images.more_resolutions]
+    for side in sides:
+        buckets = settings.buckets if side is None else replace(settings.buckets, resolution=(side, side))
+        for index, sample in enumerate(dataset.samples):
+            placed.setdefault((index, place(*_size(sample, settings), buckets)), sample)
+    return [(sample, placement) for (_, placement), sample in placed.items()]
+
+
+def _example(
+    sample: Sample,
+    placement: Placement,
+    settings: TrainSettings,
+    cache: LatentsCache,
+    tokens: torch.Tensor,
+    cut: int,
+    *,
+    mirrored: bool = False,
+) -> Example:
+    size = _size(sample, settings)
+    crop = placement.crop
+    if mirrored:
+        crop = (placement.resized[0] - placement.bucket[0] - crop[0], crop[1])
+    if settings.told_crop == "kohya":
+        top, left = told_crop(size, placement, mirrored=mirrored)
+        crop = (left, top)
+    mask = None if settings.loss.mask == "none" else read_mask(sample, size, placement, settings)
+    if mirrored and mask is not None:
+        mask = mask.flip(-1)
+    latents = cache.get(sample, placement, settings, mirrored=mirrored)
+    return Example(sample, placement, latents, torch.tensor(size_ids(size, crop, placement.bucket)), tokens, cut, mask)
 
 
 def _size(sample: Sample, settings: TrainSettings) -> tuple[int, int]:
@@ -83,11 +114,14 @@ def _size(sample: Sample, settings: TrainSettings) -> tuple[int, int]:
     return read_size(sample.path, exif_rotate=False)
 
 
-def collate(examples: Sequence[Example], latents: Sequence[torch.Tensor]) -> Batch:
+def collate(
+    examples: Sequence[Example], latents: Sequence[torch.Tensor], tokens: Sequence[torch.Tensor] | None = None
+) -> Batch:
+    """One batch; ``tokens`` stand in for the examples' own where captions vary."""
     return Batch(
         torch.stack(list(latents)),
         torch.stack([e.time_ids for e in examples]),
-        torch.stack([e.tokens for e in examples], dim=1),
+        stack_ids([e.tokens for e in examples] if tokens is None else tokens),
         _masks(examples, latents),
         torch.tensor([e.sample.regularisation for e in examples]),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from .caption_tables import CaptionTable, read_caption_table
 from .captions import read_caption
 from .errors import DatasetError, ImageError
 from .images import IMAGE_EXTENSIONS, count_frames, load_rgb
@@ -21,7 +22,7 @@ __all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
 
 _REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
 # what trainers and file managers leave beside images
-_NOT_WORTH_A_WORD = (".db", ".ini", ".npz", ".safetensors")
+_NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
 _THREADS = 4
 
 
@@ -41,6 +42,7 @@ def scan_folder(
     caption_extension: str = ".txt",
     repeats: int = 1,
     default_caption: str = "",
+    caption_table: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """The dataset in a folder, in the order of the file names.
@@ -51,6 +53,8 @@ def scan_folder(
     missing in the folder itself, `default_caption` is used. Links are followed only inside the folder. A folder
     `masks` beside images may hold pictures of the same names that say where each counts.
 
+    caption_table: a JSON or JSON lines file in the folder with the captions of many images; where it has one for an
+    image, it is used instead of the image's own file.
     on_progress: called with (files read, files in all) after each; an exception it raises ends the scan.
 
     Raises DatasetError when there is no such folder or no usable image in it. Everything else that is
@@ -59,8 +63,9 @@ def scan_folder(
     _check_options(caption_extension, repeats)
     root = _existing_folder(folder)
     problems: list[Problem] = []
+    table = _table(root, caption_table)
     found = list(_find(root, caption_extension, repeats, default_caption, problems))
-    samples = list(_read_all(found, root, caption_extension, problems, on_progress))
+    samples = list(_read_all(found, root, caption_extension, table, problems, on_progress))
     if not samples:
         raise DatasetError(_why_nothing(folder, problems))
     _note_duplicates(samples, root, problems)
@@ -82,6 +87,15 @@ def _existing_folder(folder: str | os.PathLike[str]) -> Path:
     if not os.path.isdir(folder):
         raise DatasetError(f"'{folder}' is a file; name the folder that holds the images.")
     return Path(os.path.realpath(folder))
+
+
+def _table(root: Path, name: str) -> CaptionTable | None:
+    if not name.strip():
+        return None
+    path = Path(os.path.realpath(root / name.strip()))
+    if not path.is_relative_to(root):
+        raise DatasetError(f"The caption file '{name}' lies outside the dataset's folder; name one within it.")
+    return read_caption_table(path)
 
 
 def _why_nothing(folder: str | os.PathLike[str], problems: list[Problem]) -> str:
@@ -164,6 +178,7 @@ def _read_all(
     found: list[_Found],
     root: Path,
     caption_extension: str,
+    table: CaptionTable | None,
     problems: list[Problem],
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[Sample]:
@@ -175,7 +190,9 @@ def _read_all(
             else:
                 if result.frames > 1:
                     problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
-                caption = _caption(file, root, caption_extension, problems)
+                caption = None if table is None else table.find(file.name, file.path)
+                if caption is None:
+                    caption = _caption(file, root, caption_extension, problems)
                 size = (result.width, result.height)
                 mask = mask_hash(file.path, root)
                 yield Sample(str(file.path), caption, *size, file.repeats, result.content_hash, mask)

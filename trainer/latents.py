@@ -47,21 +47,23 @@ class LatentsCache:
         self.folder, self.fingerprint, self.encode = folder, vae_fingerprint, encode
         self.hits = 0
 
-    def path(self, sample: Sample, placement: Placement, settings: TrainSettings) -> Path:
+    def path(self, sample: Sample, placement: Placement, settings: TrainSettings, *, mirrored: bool = False) -> Path:
         fields = (
             _FORMAT, self.fingerprint, sample.content_hash, placement.resized, placement.bucket, placement.crop,
             settings.images.exif_rotate, settings.images.alpha_background,
         )  # fmt: skip
+        if mirrored:
+            fields += ("mirrored",)
         key = hashlib.sha256(repr(fields).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def get(self, sample: Sample, placement: Placement, settings: TrainSettings) -> Latents:
-        """Latents of one image, from disk or freshly encoded.
+    def get(self, sample: Sample, placement: Placement, settings: TrainSettings, *, mirrored: bool = False) -> Latents:
+        """Latents of one image, or of its mirror image, from disk or freshly encoded.
 
         Raises:
             ImageError: the image cannot be read any more.
         """
-        path = self.path(sample, placement, settings)
+        path = self.path(sample, placement, settings, mirrored=mirrored)
         if (held := _read(path, placement)) is not None:
             self.hits += 1
             return held
@@ -69,6 +71,8 @@ class LatentsCache:
             sample.path, exif_rotate=settings.images.exif_rotate, background=settings.images.alpha_background
         )
         pixels = np.asarray(apply_placement(image, placement), np.float32) / 255
+        if mirrored:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
         mean, std = self.encode(torch.from_numpy(pixels)[None])
         mean = _kept(mean)
         latents = Latents(mean, torch.zeros_like(mean) if std is None else _kept(std))

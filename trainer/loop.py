@@ -12,6 +12,7 @@ import torch
 from .adapter import Adapters
 from .attention import DirectAttention
 from .bands import Validation
+from .caption_variants import draw_caption
 from .data import Batch, Example, Plan, collate
 from .errors import NonFiniteLoss
 from .frozen import compute_in
@@ -21,6 +22,7 @@ from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
 from .precision import compute_dtype
 from .sdxl import Parts, encode_text
 from .settings import TrainSettings
+from .tokens import Tokenize, caption_ids
 
 # rates of this many tensors a group are averaged for display: reading all 1972 would cost a step's time on a GPU
 _SHOWN_RATES = 16
@@ -55,7 +57,10 @@ class Progress:
 
 
 class Trainer:
-    """One run over prepared examples. ``device`` is where the parts' weights lie."""
+    """One run over prepared examples. ``device`` is where the parts' weights lie.
+
+    tokenize: needed where the settings let captions vary.
+    """
 
     def __init__(
         self,
@@ -64,7 +69,11 @@ class Trainer:
         examples: Sequence[Example],
         settings: TrainSettings,
         device: torch.device,
+        tokenize: Tokenize | None = None,
     ) -> None:
+        if settings.captions.varies and tokenize is None:
+            raise ValueError("Captions that vary need a tokenizer; pass tokenize.")
+        self.tokenize = tokenize
         self.parts, self.adapters, self.examples = parts, adapters, examples
         self.settings, self.device = settings, device
         self.dtype = compute_dtype(settings.precision, device)
@@ -87,6 +96,10 @@ class Trainer:
         self._weights = adapters.parameters()
         self._alpha_bar = parts.alpha_bar.to(device)
         self._text: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
+        # shuffled captions hardly ever come again; those without change and the empty one do
+        self._lasting = {example.tokens.numpy().tobytes() for example in examples}
+        if tokenize is not None:
+            self._lasting.add(caption_ids("", settings.captions, tokenize)[0].numpy().tobytes())
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == torch.float32:
@@ -165,13 +178,27 @@ class Trainer:
         return norm, finite
 
     def draw(self, indices: Sequence[int], step: int, place: int) -> Batch:
-        """Latents of a micro-batch: a sample of the posterior, drawn once for good or anew at every step."""
-        chosen = [self.examples[i] for i in indices]
-        latents = []
-        for position, (index, example) in enumerate(zip(indices, chosen, strict=True)):
-            where = (0, index) if self.settings.latents == "sample_once" else (1, step, place, position)
-            latents.append(example.latents.sample(step_generator(self.settings.seed, *where)))
-        return collate(chosen, latents)
+        """A micro-batch: of each image a sample of its posterior, mirrored or not, with the words it is seen with."""
+        seed, epoch = self.settings.seed, self.plan.epoch_of(step)
+        chosen, latents, tokens = [], [], []
+        for position, index in enumerate(indices):
+            here = (step, place, position)
+            example = self.examples[index]
+            mirrored = example.mirrored is not None and torch.rand(1, generator=step_generator(seed, 3, *here)) < 0.5
+            if mirrored and example.mirrored is not None:
+                example = example.mirrored
+            once = (5, index) if mirrored else (0, index)
+            where = once if self.settings.latents == "sample_once" else (1, *here)
+            latents.append(example.latents.sample(step_generator(seed, *where)))
+            tokens.append(self._words(example, step_generator(seed, 4, *here), epoch))
+            chosen.append(example)
+        return collate(chosen, latents, tokens)
+
+    def _words(self, example: Example, generator: torch.Generator, epoch: int) -> torch.Tensor:
+        options = self.settings.captions
+        if not options.varies or self.tokenize is None:
+            return example.tokens
+        return caption_ids(draw_caption(example.sample.caption, options, generator, epoch), options, self.tokenize)[0]
 
     def loss(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> torch.Tensor:
         """What is minimized: the settings' loss at random timesteps, or at the given ones, (N,) int64."""
@@ -210,14 +237,17 @@ class Trainer:
             )[0]
 
     def condition(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text conditioning of (2, N, 77) ids; computed once for each caption where the encoders are frozen."""
+        """Text conditioning of (2, N, 77k) ids; kept for captions that come again where the encoders are frozen."""
+        joined = self.settings.captions.long_captions == "kohya"
         if self.settings.trains_text:
-            return encode_text(self.parts, tokens.to(self.device))
+            return encode_text(self.parts, tokens.to(self.device), joined=joined)
         rows = []
         for ids in tokens.unbind(dim=1):
             key = ids.numpy().tobytes()
-            if key not in self._text:
+            if (row := self._text.get(key)) is None:
                 with torch.no_grad():
-                    self._text[key] = encode_text(self.parts, ids[:, None].to(self.device))
-            rows.append(self._text[key])
+                    row = encode_text(self.parts, ids[:, None].to(self.device), joined=joined)
+                if not self.settings.captions.varies or key in self._lasting:
+                    self._text[key] = row
+            rows.append(row)
         return torch.cat([context for context, _ in rows]), torch.cat([pooled for _, pooled in rows])

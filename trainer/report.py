@@ -29,7 +29,12 @@ _HEADINGS = {
 }
 
 
-def dataset_report(dataset: Dataset, count_tokens: Callable[[str], int] | None, buckets: BucketSettings | None) -> str:
+def dataset_report(
+    dataset: Dataset,
+    count_tokens: Callable[[str], int] | None,
+    buckets: BucketSettings | None,
+    max_tokens: int = MAX_TOKENS,
+) -> str:
     """See `Dataset.report`."""
     lines = [
         f"Folder: {dataset.folder}",
@@ -43,7 +48,7 @@ def dataset_report(dataset: Dataset, count_tokens: Callable[[str], int] | None, 
     if buckets is not None:
         lines += _bucket_lines(dataset, buckets)
     if count_tokens is not None:
-        lines += _token_lines(dataset, count_tokens)
+        lines += _token_lines(dataset, count_tokens, max_tokens)
     for kind, heading in _HEADINGS.items():
         problems = dataset.problems_of(kind)
         lines += _listed(heading, [f"{problem.path}: {problem.detail}" for problem in problems])
@@ -77,10 +82,10 @@ def _bucket_lines(dataset: Dataset, settings: BucketSettings) -> list[str]:
     return [*lines, f"Pixels lost to cropping: {lost:.1f} %", *_listed("Images enlarged", enlarged)]
 
 
-def _token_lines(dataset: Dataset, count_tokens: Callable[[str], int]) -> list[str]:
+def _token_lines(dataset: Dataset, count_tokens: Callable[[str], int], most: int) -> list[str]:
     over = []
     for sample in dataset.samples:
         tokens = count_tokens(sample.caption)
-        if tokens > MAX_TOKENS:
-            over.append(f"{dataset.name_of(sample)}: {tokens} tokens, of which {MAX_TOKENS} are seen")
-    return _listed(f"Captions over {MAX_TOKENS} tokens", over)
+        if tokens > most:
+            over.append(f"{dataset.name_of(sample)}: {tokens} tokens, of which {most} are seen")
+    return _listed(f"Captions over {most} tokens", over)

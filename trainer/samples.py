@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from .buckets import BucketSettings
 from .errors import DatasetError
-from .report import dataset_report
+from .report import MAX_TOKENS, dataset_report
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,19 @@ class Dataset:
         chosen = tuple(s for s in self.samples if s.content_hash in drawn and first_of[s.content_hash] is s)
         return self.without(chosen), replace(self, samples=chosen, problems=())
 
-    def report(self, count_tokens: Callable[[str], int] | None = None, buckets: BucketSettings | None = None) -> str:
+    def report(
+        self,
+        count_tokens: Callable[[str], int] | None = None,
+        buckets: BucketSettings | None = None,
+        max_tokens: int = MAX_TOKENS,
+    ) -> str:
         """What is in the dataset and what is wrong with it, as plain text of several lines.
 
         count_tokens: the length of a caption in tokens, without start and end; None leaves that out.
         buckets: shows the bucket of every image and what is lost by cropping; None leaves that out.
+        max_tokens: how many of them are seen.
         """
-        return dataset_report(self, count_tokens, buckets)
+        return dataset_report(self, count_tokens, buckets, max_tokens)
 
 
 def printable(name: str) -> str:

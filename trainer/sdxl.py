@@ -175,29 +175,47 @@ def build_text_encoder(
     return model
 
 
-def encode_text(parts: Parts, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """SDXL's text conditioning: (N, 77, 2048) context and (N, 1280) pooled output.
+def encode_text(parts: Parts, ids: torch.Tensor, *, joined: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """SDXL's text conditioning: (N, 77k, 2048) context and (N, 1280) pooled output.
 
-    ids: (2, N, 77) int64; row 0 for CLIP-L (padded with its end token), row 1 for bigG (padded with 0).
+    ids: (2, N, 77k) int64, k pieces of 77; row 0 for CLIP-L (padded with its end token), row 1 for bigG (with 0).
     Both encoders give the hidden state before their last layer, without the final norm; the pooled output is bigG's
-    last one at the first end token, projected. No attention mask (kohya-ss/sd-scripts, and ComfyUI).
+    last one at the first end token of the first piece, projected. No attention mask (kohya-ss/sd-scripts, and ComfyUI).
+
+    joined: leave out the inner starts and ends, (N, 75k + 2, 2048), as sd-scripts does for max_token_length 150 and
+    225 (get_hidden_states_sdxl); otherwise whole pieces follow each other, as in ComfyUI.
     """
-    first = parts.te1(ids[0], output_hidden_states=True)
-    second = parts.te2(ids[1], output_hidden_states=True)
+    count, pieces = ids.shape[1], ids.shape[2] // TOKENS
+    rows = ids.reshape(2, count * pieces, TOKENS)
+    first = parts.te1(rows[0], output_hidden_states=True)
+    second = parts.te2(rows[1], output_hidden_states=True)
     context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-    return context, second.text_embeds
+    pooled = second.text_embeds
+    if pieces == 1:
+        return context, pooled
+    context = context.view(count, pieces, TOKENS, -1)
+    pooled = pooled.view(count, pieces, -1)[:, 0]
+    if not joined:
+        return context.flatten(1, 2), pooled
+    inner = context[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([context[:, 0, :1], inner, context[:, -1, -1:]], dim=1), pooled
 
 
-def pad_tokens(ids: Sequence[int]) -> tuple[list[int], list[int], int]:
-    """CLIP's ids with start and end to SDXL's two rows of 77, and how many tokens were cut.
+def pad_tokens(ids: Sequence[int], pieces: int = 1) -> tuple[list[int], list[int], int]:
+    """CLIP's ids with start and end to SDXL's two rows of 77 a piece, and how many tokens were cut.
 
-    The first 75 tokens between start and end are kept.
+    The first 75 tokens of each piece between start and end are kept; a piece without tokens is start and end alone.
     """
     start, inner, end = ids[0], list(ids[1:-1]), ids[-1]
-    kept = inner[: TOKENS - 2]
-    row = [start, *kept, end]
-    fill = TOKENS - len(row)
-    return row + [EOS] * fill, row + [0] * fill, len(inner) - len(kept)
+    size = TOKENS - 2
+    first: list[int] = []
+    second: list[int] = []
+    for number in range(pieces):
+        row = [start, *inner[number * size : (number + 1) * size], end]
+        fill = TOKENS - len(row)
+        first += row + [EOS] * fill
+        second += row + [0] * fill
+    return first, second, max(0, len(inner) - pieces * size)
 
 
 def size_ids(original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> list[float]:

@@ -60,15 +60,17 @@ class Session:
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         job = self.job
         cache = LatentsCache(job.folders.work / "latents", job.base.vae_fingerprint, job.encode)
-        both = replace(self.training, samples=self.training.samples + self.held_out.samples)
-        examples = prepare(
-            both, self.settings, cache, job.tokenize, lambda done, of: job.watcher.stage("encoding images", done, of)
-        )
-        count = self.training.num_images
-        plan = Plan(examples[:count], self.settings)
-        for line in plan_lines(self.settings, self.training, job.tokenize, plan):
+        examples = self._encoded(self.training, self.settings, cache)
+        # measured as they are: neither mirrored nor at other resolutions
+        plain = replace(self.settings, images=replace(self.settings.images, flip=False, more_resolutions=()))
+        held_out = self._encoded(self.held_out, plain, cache)
+        for line in plan_lines(self.settings, self.training, job.tokenize, Plan(examples, self.settings)):
             job.say(line)
-        return examples[:count], examples[count:]
+        return examples, held_out
+
+    def _encoded(self, dataset: Dataset, settings: TrainSettings, cache: LatentsCache) -> tuple[Example, ...]:
+        stage = self.job.watcher.stage
+        return prepare(dataset, settings, cache, self.job.tokenize, lambda done, of: stage("encoding images", done, of))
 
     def _train(self) -> Result:
         trainer = self._trainer()
@@ -98,7 +100,7 @@ class Session:
         parts = self.job.parts()
         adapters = add_adapters(parts, self.settings)
         _set_modes(parts, self.settings)
-        trainer = Trainer(parts, adapters, self._examples, self.settings, self.job.device)
+        trainer = Trainer(parts, adapters, self._examples, self.settings, self.job.device, self.job.tokenize)
         self.files.load(trainer)
         return trainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .caption_variants import fixed_caption
 from .data import Plan, Tokenize
 from .loop import Trainer
 from .optim import effective_rates, group_rate
@@ -14,11 +15,19 @@ from .settings import TrainSettings
 def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, plan: Plan) -> list[str]:
     """Before training: the data as they will be seen, the length, and numbers that will not do what they seem to."""
     images = settings.batch_size * settings.gradient_accumulation
+    captions = settings.captions
+
+    def count_tokens(caption: str) -> int:
+        return len(tokenize(fixed_caption(caption, captions))) - 2
+
     lines = [
-        dataset.report(lambda caption: len(tokenize(caption)) - 2, settings.buckets),
+        dataset.report(count_tokens, settings.buckets, captions.tokens),
         f"{settings.steps} steps of {images} image{'s' if images > 1 else ''}: {plan.epochs:.2f} epochs of "
         f"{plan.steps_per_epoch} steps.",
     ]
+    if settings.images.more_resolutions:
+        sides = ", ".join(map(str, settings.images.more_resolutions))
+        lines.append(f"Images that are large enough are also trained at {sides} pixels; epochs count them all.")
     if settings.adafactor_relative_step:
         lines.append(
             f"Adafactor with relative_step sets its own rates: the learning rates {settings.unet_lr:g} (U-Net) and "

@@ -27,6 +27,8 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecThesisSettings",
         "MjesecOptimizerOptions",
         "MjesecLossOptions",
+        "MjesecCaptionOptions",
+        "MjesecImageOptions",
         "MjesecCombineDatasets",
         "MjesecCheckpointOptions",
         "MjesecTrainingSamples",

@@ -1,0 +1,76 @@
+"""Captions that change from step to step: shuffled, thinned out, dropped, drawn from wildcards.
+
+The order of things is that of sd-scripts' process_caption: drop-out, wildcards, kept tags, shuffle, tag drop-out.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+import torch
+
+from .options import CaptionSettings
+
+_WILDCARD = re.compile(r"\{([^{}]*)\}")
+
+
+def draw_caption(caption: str, settings: CaptionSettings, generator: torch.Generator, epoch: int) -> str:
+    """The words that an image is seen with this time. ``epoch`` counts from 0."""
+    # words need shuffles of lists, which torch's generator does not do
+    chance = random.Random(int(torch.randint(2**62, (1,), generator=generator)))  # noqa: S311 - not a secret
+    if settings.dropout_every_epochs and (epoch + 1) % settings.dropout_every_epochs == 0:
+        return ""
+    if settings.dropout and chance.random() < settings.dropout:
+        return ""
+    if settings.wildcards:
+        caption = _drawn(caption, chance)
+    if settings.shuffle or settings.tag_dropout:
+        caption = _varied(caption, settings, chance)
+    return fixed_caption(caption, settings)
+
+
+def fixed_caption(caption: str, settings: CaptionSettings) -> str:
+    """A caption with its trigger word and without the mark after which tags may move."""
+    if settings.keep_separator and settings.keep_separator in caption:
+        parts = [part.strip() for part in caption.split(settings.keep_separator)]
+        caption = _joined([part.strip(settings.separator + " ") for part in parts], settings)
+    if not settings.trigger:
+        return caption
+    # whoever ends the trigger with a separator has written it already
+    space = " " if settings.trigger.endswith(settings.separator) else f"{settings.separator} "
+    return f"{settings.trigger}{space}{caption}" if caption else settings.trigger
+
+
+def _drawn(caption: str, chance: random.Random) -> str:
+    """One of the choices of every ``{a|b|c}``, inner ones first."""
+    while _WILDCARD.search(caption):
+        caption = _WILDCARD.sub(lambda match: chance.choice(match[1].split("|")), caption)
+    return caption
+
+
+def _varied(caption: str, settings: CaptionSettings, chance: random.Random) -> str:
+    kept, loose, end = _parts(caption, settings)
+    if settings.shuffle:
+        chance.shuffle(loose)
+    if settings.tag_dropout:
+        loose = [tag for tag in loose if chance.random() >= settings.tag_dropout]
+    return _joined([*kept, *loose, *end], settings)
+
+
+def _parts(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
+    """Tags that stay, tags that may move, and tags after a second mark, which stay at the end."""
+    if settings.keep_separator and settings.keep_separator in caption:
+        first, _, rest = caption.partition(settings.keep_separator)
+        middle, _, last = rest.partition(settings.keep_separator)
+        return _tags(first, settings), _tags(middle, settings), _tags(last, settings)
+    tags = _tags(caption, settings)
+    return tags[: settings.keep_tokens], tags[settings.keep_tokens :], []
+
+
+def _tags(text: str, settings: CaptionSettings) -> list[str]:
+    return [tag for part in text.split(settings.separator) if (tag := part.strip())]
+
+
+def _joined(tags: list[str], settings: CaptionSettings) -> str:
+    return f"{settings.separator} ".join(tag for tag in tags if tag)
