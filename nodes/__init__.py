@@ -10,9 +10,13 @@ from . import (
     editor_routes,  # noqa: F401 - as live
     figure,
     grid_of_images,
+    grid_views,
     live,  # noqa: F401 - its routes are added when it is imported
     lora,
+    loss_by_weight,
     loss_chart,
+    measure,
+    nearest,
     options,
     scene,
     settings,
@@ -37,6 +41,10 @@ NODES: list[type[io.ComfyNode]] = [
     *strip.NODES,
     *scene.NODES,
     *grid_of_images.NODES,
+    *grid_views.NODES,
+    *measure.NODES,
+    *nearest.NODES,
+    *loss_by_weight.NODES,
     *figure.NODES,
 ]
 

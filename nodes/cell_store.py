@@ -58,8 +58,15 @@ class CellStore:
                 return Kept(path, str(record["pixels"]), float(record["seconds"]))
         return None
 
-    def keep(self, key: str, image: Image.Image, seconds: float, parameters: Mapping[str, object]) -> Kept:
-        """Write a cell, ``parameters`` into its record.
+    def keep(
+        self,
+        key: str,
+        image: Image.Image,
+        seconds: float,
+        parameters: Mapping[str, object],
+        graph: Mapping[str, object] | None = None,
+    ) -> Kept:
+        """Write a cell, ``parameters`` into its record; ``graph`` makes it again when the file is opened in the editor.
 
         Raises:
             OSError: names the file that cannot be written.
@@ -68,9 +75,9 @@ class CellStore:
         record = {"key": key, "pixels": kept.pixels, "seconds": seconds, "parameters": dict(parameters)}
         notes = PngInfo()
         notes.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, default=str))
-        # dropped on the editor, a cell becomes the plain graph that makes it
+        # dropped on the editor, a cell becomes the graph that makes it
         with suppress(ValueError):
-            notes.add_text("prompt", json.dumps(cell_graph(parameters)))
+            notes.add_text("prompt", json.dumps(cell_graph(parameters) if graph is None else graph))
         with replacing(kept.path) as file:
             image.save(file, "png", pnginfo=notes, compress_level=4)
         return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Job:
 
 @dataclass
 class Sweeping:
-    """One run over the cells of some axes."""
+    """One run over the cells of some axes; ``graph_of`` gives the graph that each cell's file is to carry."""
 
     axes: tuple[Axis, ...]
     base: Shot
@@ -41,6 +42,7 @@ class Sweeping:
     store: CellStore
     mode: str
     watcher: NodeWatcher
+    graph_of: Callable[[Shot], Mapping[str, object] | None]
     keys: Keys = field(init=False)
     jobs: list[Job] = field(init=False)
     notes: list[str] = field(default_factory=list)
@@ -112,7 +114,8 @@ class Sweeping:
         """
         picture = to_pillow(image[0])
         key = job.keys[job.ways.index(how)]
-        kept = self.store.keep(key, picture, seconds, {**asdict(job.shot), **self.studio.subject.told()})
+        told = {**asdict(job.shot), **self.studio.subject.told()}
+        kept = self.store.keep(key, picture, seconds, told, self.graph_of(job.shot))
         self._rates.append(seconds / max(job.shot.work, 1e-9))
         self._accept(job, _result(job, kept, how, "computed"), picture)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import folder_paths
@@ -18,6 +18,7 @@ from ..figures import (
     image_sizes,
     latex_snippet,
     plan_figure,
+    plan_heat_map,
     plan_pages,
     render,
     save_pdf,
@@ -78,7 +79,10 @@ def write_figure(
 def laid_out(
     grid: Grid, style: FigureStyle, *, paged: bool
 ) -> tuple[list[Layout], Callable[[Index], Image.Image | None]]:
-    """The pages and what gives each cell's image."""
+    """The pages and what gives each cell's image; measured numbers become one page, headed by what they are."""
+    if grid.numbers is not None:
+        layout, image_at = plan_heat_map(grid.axes, grid.numbers, replace(style, title=style.title or grid.measure))
+        return [layout], image_at
     sizes = image_sizes(grid.axes, grid.image)
     if paged:
         layouts = list(plan_pages(grid.axes, sizes, style, grid.failed()))

@@ -43,12 +43,16 @@ class Grid:
     """``results`` are in the order of ``cells(axes)``; ``about`` holds what all cells share.
 
     name: the manifest's, under which the editor finds the sweep on disk; empty if there is none.
+    numbers: what was measured of each cell, None where it could not be; a figure then shows them on their colours
+    and not the images. measure: what they are, with the unit.
     """
 
     axes: tuple[Axis, ...]
     results: tuple[CellResult, ...]
     about: Mapping[str, object]
     name: str = ""
+    numbers: Mapping[Index, float | None] | None = None
+    measure: str = ""
 
     def result(self, cell: Cell) -> CellResult:
         position = 0
@@ -90,6 +94,8 @@ class Grid:
             cell.index: {name: value for name, value in vars(self.result(cell)).items() if value not in ("", None)}
             for cell in cells(self.axes)
         }
+        for index, number in (self.numbers or {}).items():
+            records[index] |= {self.measure: number}
         return figure_manifest(self.axes, records, **self.about)
 
 

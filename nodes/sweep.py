@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 import folder_paths
@@ -16,6 +17,9 @@ from .folders import work_folder
 from .grid import Attempts, Grid, sweep_shown
 from .progress import NodeWatcher
 from .sockets import AxesSocket, GridSocket, LoraModel
+
+if TYPE_CHECKING:
+    from .shot import Shot
 
 _NO_FILE = "(lora input)"
 MODES = ("exact", "fast", "dry run")
@@ -86,7 +90,7 @@ class Sweep(io.ComfyNode):
                 io.String.Output("report", tooltip="Cells, seconds, what was on disk already, failures, warnings."),
                 io.String.Output("manifest", tooltip="The JSON file that tells every cell's parameters and hashes."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -117,6 +121,7 @@ class Sweep(io.ComfyNode):
             CellStore(folder / "cells"),
             "exact" if dry else mode,
             watcher,
+            _graphs(cls),
         )
         before = sweeping.look().report()
         watcher.say(before)
@@ -131,6 +136,16 @@ class Sweep(io.ComfyNode):
         grid = replace(grid, name=manifest.stem)
         shown = {**ui.PreviewText(report).as_dict(), **sweep_shown(grid)}
         return io.NodeOutput(grid, report, str(manifest), ui=shown)
+
+
+def _graphs(cls: type[io.ComfyNode]) -> Callable[[Shot], dict[str, Any] | None]:
+    """What gives a cell's own graph; nothing where the host does not tell the graph that runs."""
+    prompt, own = cls.hidden.prompt, str(cls.hidden.unique_id)
+    if not prompt or own not in prompt:
+        return lambda shot: None
+    from .upstream_graph import graph_of_cell
+
+    return lambda shot: graph_of_cell(prompt, own, shot)
 
 
 def _more_inputs() -> list[io.Input]:

@@ -40,6 +40,13 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecDenoisingStrip",
         "MjesecAddToGrid",
         "MjesecNightScene",
+        "MjesecSelectCells",
+        "MjesecCropCells",
+        "MjesecCompareCells",
+        "MjesecAverageCells",
+        "MjesecMeasureCells",
+        "MjesecNearestTrainingImage",
+        "MjesecLossByWeight",
         "MjesecFigure",
     }
 

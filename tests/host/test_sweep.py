@@ -300,3 +300,32 @@ def test_all_epochs_of_a_run_are_one_axis(host: Host) -> None:
     (axis,) = manifest_of(host)["axes"]
     assert axis["values"] == ["epochs-000001.safetensors", "epochs.safetensors"]
     assert axis["texts"] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        [("LoRA weight", "0, 0.7"), ("CFG scale", "1, 6")],
+        [("prompt", '"moon, sea"\nsun'), ("sampler", "euler, dpmpp_2m_sde")],
+        [("checkpoint", "tiny_sdxl.safetensors"), ("size", "64x128, 128x64"), ("sampling steps", "1, 2")],
+    ],
+    ids=["LoRA", "texts", "checkpoint"],
+)
+def test_a_cells_file_carries_a_graph_that_gives_its_pixels(host: Host, lora: str, axes: Axes) -> None:
+    graph = sweep(lora, axes, steps=2, seed=71)
+    # what is upstream goes into the cell's graph, and what is not does not
+    graph["shifted"] = node("ModelSamplingDiscrete", model=["ckpt", 0], sampling="eps", zsnr=False)
+    graph["aside"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    graph["shown"] = node("PreviewImage", images=["aside", 0])
+    if axes[0][0] != "checkpoint":
+        graph["sweep"]["inputs"]["model"] = ["shifted", 0]
+    host.run(graph)
+    told = manifest_of(host)["cells"]
+    for cell in (told[0], told[-1]):
+        with Image.open(cell["path"]) as image:
+            own = json.loads(image.text["prompt"])
+        kinds = {each["class_type"] for each in own.values()}
+        assert "KSampler" in kinds and not kinds & {"MjesecSweep", "MjesecSweepAxis", "PreviewImage", "EmptyImage"}
+        assert ("ModelSamplingDiscrete" in kinds) == (axes[0][0] != "checkpoint")
+        (path,) = host.outputs(host.run(own))
+        assert np.array_equal(pixels(path), pixels(cell["path"]))

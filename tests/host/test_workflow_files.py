@@ -23,7 +23,8 @@ CONTROLS = ("fixed", "increment", "decrement", "randomize")
 TITLE_BAR = 30  # px that a node's title takes above its position
 THESIS = (
     "fig07_short_prompt", "fig08a_long_prompt", "fig08b_sampling_steps", "fig09_cfg_scale", "fig10_denoising",
-    "fig11_lora_weight", "fig12_upscale", "fig13_inpainting",
+    "fig11_lora_weight", "fig12_upscale", "fig13_inpainting", "thesis_all", "beyond_training_steps",
+    "beyond_schedulers", "beyond_overfitting",
 )  # fmt: skip
 SDXL_BASE = {
     "name": "sd_xl_base_1.0.safetensors",

@@ -26,18 +26,23 @@ FILES = {path.stem: path for path in sorted((dev.ROOT / "workflows" / "api").glo
 # everything that is changed, by node and input; no workflow is changed elsewhere
 SMALL: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": dev.TINY_SDXL.name},
-    "MjesecTrainSettings": {"steps": 3, "resolution": 128},
+    "MjesecTrainSettings": {"steps": 4, "resolution": 128},
     "MjesecThesisSettings": {"steps": 4, "resolution": 128},
-    "MjesecSweep": {"steps": 2, "width": 128, "height": 128},
+    "MjesecSweep": {"steps": 3, "width": 128, "height": 128},
     "MjesecDenoisingStrip": {"steps": 2, "at_steps": "0, 1, 2"},
     "MjesecNightScene": {"width": 128, "height": 128},
     "EmptyLatentImage": {"width": 128, "height": 128},
-    "KSampler": {"steps": 2},
+    "KSampler": {"steps": 3},
 }
 FEW_STEPS = "1, 2, 3"
 # a LoRA file that a workflow takes from disk, and the workflow that makes it
 MADE_BY = {"mjesec.safetensors": "thesis_train"}
-PARAMETERS = {"CFG scale": "cfg", "sampling steps": "steps", "LoRA weight": "lora_weight", "seed": "seed"}
+PARAMETERS = {
+    "CFG scale": "cfg", "sampling steps": "steps", "LoRA weight": "lora_weight", "seed": "seed", "sampler": "sampler",
+    "scheduler": "scheduler",
+}  # fmt: skip
+EPOCHS = "LoRA file: all epochs of a run"
+PICTURES = ("MjesecSweep", "MjesecDenoisingStrip", "MjesecAddToGrid")
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def base_pixels(host: Host) -> bytes:
 @pytest.fixture(scope="module")
 def runs(host: Host, base_pixels: bytes) -> dict[str, Run]:
     """All of them, in an order in which every LoRA file is there when it is wanted."""
-    render_moons(host.input / "moon", 6, 128, seed=1)
+    render_moons(host.input / "moon", 12, 128, seed=1)
     done: dict[str, Run] = {}
     for name in sorted(FILES, key=lambda name: (name not in MADE_BY.values(), name)):
         loras = {file: done[maker].lora() for file, maker in MADE_BY.items() if maker in done}
@@ -197,9 +202,12 @@ def test_the_quickstart_reports_the_loss_on_held_out_moons(runs: dict[str, Run])
 
 
 def figures() -> list[tuple[str, str]]:
-    """(workflow, node) of every figure."""
+    """(workflow, node) of every figure of pictures, not of numbers."""
     return [
-        (name, key) for name in FILES for key, node in shipped(name).items() if node["class_type"] == "MjesecFigure"
+        (name, key)
+        for name in FILES
+        for key, node in shipped(name).items()
+        if node["class_type"] == "MjesecFigure" and shipped(name)[node["inputs"]["grid"][0]]["class_type"] in PICTURES
     ]
 
 
@@ -228,10 +236,8 @@ def layout_of(run: Run, inputs: Mapping[str, Any]) -> Layout:
     look = {key: inputs[key] for key in ("title", "caption", "theme", "font", "transpose", "tags", "dpi")}
     style = FigureStyle(**look, columns=inputs["columns"] or None, cell_width=inputs["cell_width"] or None)
     sizes = {cell.index: (128, 128) for cell in cells(axes)}
-    # the second pass is half as large again
-    upscaled = run.nodes_of("ImageScaleBy")
-    if upscaled and axes[0].parameter == "image":
-        sizes[1,] = (192, 192)
+    if axes[0].values[-1] == "second pass":
+        sizes[1,] = (192, 192)  # half as large again
     return plan_figure(axes, sizes, style)
 
 
@@ -247,6 +253,9 @@ def axes_of(run: Run, key: str) -> tuple[Axis, ...]:
     before = axes_of(run, inputs["axes"][0]) if "axes" in inputs else ()
     if kind != "MjesecSweepAxis":
         return before
+    if inputs["parameter"] == EPOCHS:
+        # twelve images, four a step: three steps make the first epoch, the run ends in the second
+        return (*before, Axis("lora_file", ("one", "two"), "Epoch", names=("1", "2")))
     return (*before, Axis.parse(PARAMETERS[inputs["parameter"]], inputs["values"]))
 
 

@@ -1,0 +1,84 @@
+"""The node that measures every cell of a grid, for a heat map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..figures import Cell, cells
+from ..figures.measures import MEASURES, UNITS, distance
+from .grid import Grid
+from .sockets import GridSocket
+
+
+class MeasureCells(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecMeasureCells",
+            display_name="Measure Cells",
+            category="Mjesec/figure",
+            description="One number for every cell of a sweep: saturation, contrast, burnt highlights, distance to a "
+            "reference cell, seconds. Figure draws them as a heat map with the sweep's own headers.",
+            search_aliases=["heat map", "metrics", "saturation", "contrast"],
+            inputs=[
+                GridSocket.Input("grid", tooltip="From Sweep."),
+                io.Combo.Input("measure", options=list(UNITS), tooltip="What is measured of each cell."),
+                io.Int.Input(
+                    "reference",
+                    default=1,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="For distance: the number of the cell that the others are compared to, in the manifest's "
+                    "order (the last axis counts fastest).",
+                ),
+            ],
+            outputs=[
+                GridSocket.Output("numbers", tooltip="For Figure, which draws them as a heat map."),
+                io.String.Output("report", tooltip="Least and greatest value and their cells."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, grid: Grid, measure: str, reference: int) -> io.NodeOutput:
+        every = cells(grid.axes)
+        if reference > len(every):
+            raise ValueError(
+                f"The reference is cell {reference}, but the grid has {len(every)}; give a smaller number."
+            )
+        numbers = {cell.index: _number(grid, cell, measure, every[reference - 1]) for cell in every}
+        measured = replace(grid, numbers=numbers, measure=f"{measure.capitalize()} ({UNITS[measure]})")
+        text = report(measured)
+        return io.NodeOutput(measured, text, ui=ui.PreviewText(text))
+
+
+def _number(grid: Grid, cell: Cell, measure: str, reference: Cell) -> float | None:
+    if grid.result(cell).error:
+        return None
+    if measure == "seconds":
+        return grid.result(cell).seconds
+    image = grid.image(cell)
+    if image is None:
+        return None
+    if measure != "distance":
+        return MEASURES[measure](image)
+    other = grid.image(reference)
+    if other is None:
+        raise ValueError(f"The reference, {reference}, has failed and cannot be compared to; choose another cell.")
+    return distance(image, other)
+
+
+def report(grid: Grid) -> str:
+    """Least and greatest number and where they are."""
+    found = {cell: number for cell in cells(grid.axes) if (number := (grid.numbers or {})[cell.index]) is not None}
+    if not found:
+        return f"{grid.measure}: nothing could be measured."
+    least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    return (
+        f"{grid.measure}: least {found[least]:.4g} ({least}), greatest {found[most]:.4g} ({most}), "
+        f"mean {sum(found.values()) / len(found):.4g}."
+    )
+
+
+NODES = [MeasureCells]
