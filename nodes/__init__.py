@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    adapter_options,
     checkpoint_options,
+    data_options,
     dataset,
     editor_routes,  # noqa: F401 - as live
     figure,
@@ -31,6 +33,8 @@ NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *settings.NODES,
     *options.NODES,
+    *adapter_options.NODES,
+    *data_options.NODES,
     *checkpoint_options.NODES,
     *training_samples.NODES,
     *train.NODES,

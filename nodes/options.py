@@ -6,29 +6,22 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.arguments import parse_color, parse_whole_numbers
-from ..trainer.options import (
-    HUBER_SCHEDULES,
-    LONG_CAPTIONS,
-    LOSSES,
-    MASKS,
-    TOKEN_LIMITS,
-    CaptionSettings,
-    ImageSettings,
-    LossSettings,
-    OptimizerSettings,
-)
+from ..trainer.options import HUBER_SCHEDULES, LOSSES, MASKS, LossSettings, OptimizerSettings
 from ..trainer.settings import TrainSettings
 from .settings import CATEGORY
 from .sockets import TrainSettingsSocket
 
 
-def _settings() -> io.Input:
+def settings_input() -> io.Input:
     return TrainSettingsSocket.Input("settings", tooltip="From Training Settings or another options node.")
 
 
-def _changed() -> list[io.Output]:
+def changed_settings() -> list[io.Output]:
     return [TrainSettingsSocket.Output("settings", tooltip="The settings with these options in place of the former.")]
+
+
+def share_input(name: str, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=0.0, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
 class OptimizerOptions(io.ComfyNode):
@@ -42,7 +35,7 @@ class OptimizerOptions(io.ComfyNode):
             "numbers.",
             search_aliases=["optimizer args", "lora+", "learning rate", "scheduler", "schedule-free"],
             inputs=[
-                _settings(),
+                settings_input(),
                 io.String.Input(
                     "optimizer_class",
                     default="",
@@ -78,7 +71,7 @@ class OptimizerOptions(io.ComfyNode):
                     "step 100, by 0.1 up to step 200, then by 0.01.",
                 ),
             ],
-            outputs=_changed(),
+            outputs=changed_settings(),
         )
 
     @classmethod
@@ -116,8 +109,8 @@ class LossOptions(io.ComfyNode):
             description="What is measured, at which noise, and how much each image and noise level counts. "
             "v-prediction and zero terminal SNR need no switch: they are taken from the MODEL.",
             search_aliases=["min snr", "huber", "noise offset", "masked loss", "multires noise", "prior preservation"],
-            inputs=[_settings(), *_loss_inputs(), *_noise_inputs()],
-            outputs=_changed(),
+            inputs=[settings_input(), *_loss_inputs(), *_noise_inputs()],
+            outputs=changed_settings(),
         )
 
     @classmethod
@@ -190,116 +183,4 @@ def _number(name: str, default: float, maximum: float, step: float, tooltip: str
     return io.Float.Input(name, default=default, min=0.0, max=maximum, step=step, round=1e-6, tooltip=tooltip)
 
 
-class CaptionOptions(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MjesecCaptionOptions",
-            display_name="Caption Options",
-            category=CATEGORY,
-            description="How captions are varied from step to step: shuffled, dropped, drawn from wildcards; a trigger "
-            "word; captions of more than 75 tokens.",
-            search_aliases=["caption dropout", "shuffle tags", "keep tokens", "trigger word", "max token length"],
-            inputs=[
-                _settings(),
-                io.String.Input(
-                    "trigger", default="", tooltip="A word put before every caption, and learnt with all images."
-                ),
-                io.Boolean.Input("shuffle", default=False, tooltip="Shuffles the tags each time an image is seen."),
-                io.Int.Input(
-                    "keep_tokens",
-                    default=0,
-                    min=0,
-                    max=100,
-                    tooltip="Tags at the beginning that stay in place and are never dropped.",
-                ),
-                io.String.Input(
-                    "keep_separator",
-                    default="|||",
-                    tooltip="Where it stands in a caption, the tags before it stay instead; it is not seen itself.",
-                ),
-                io.String.Input("separator", default=",", tooltip="What stands between two tags."),
-                _share("dropout", "Share of the times that an image is seen without words; 0.1 is usual."),
-                _share("tag_dropout", "Share of the tags that are left out each time."),
-                io.Int.Input(
-                    "dropout_every_epochs",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Every n-th epoch is trained without words; 0: none.",
-                ),
-                io.Boolean.Input("wildcards", default=False, tooltip="Draws one of {a|b|c} each time."),
-                io.Combo.Input(
-                    "tokens",
-                    options=[str(limit) for limit in TOKEN_LIMITS],
-                    default="75",
-                    tooltip="Tokens of a caption that are seen: 75, or in two or three pieces 150 or 225.",
-                ),
-                io.Combo.Input(
-                    "long_captions",
-                    options=list(LONG_CAPTIONS),
-                    default="comfyui",
-                    tooltip="How pieces are joined: comfyui puts whole pieces one after the other, as this program "
-                    "samples; kohya leaves the inner starts and ends out and always fills up.",
-                ),
-            ],
-            outputs=_changed(),
-        )
-
-    @classmethod
-    def execute(cls, settings: TrainSettings, tokens: str, **values: object) -> io.NodeOutput:
-        options = CaptionSettings(tokens=int(tokens), **values)  # type: ignore[arg-type]
-        return io.NodeOutput(replace(settings, captions=options))
-
-
-def _share(name: str, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=0.0, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
-
-
-class ImageOptions(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MjesecImageOptions",
-            display_name="Image Options",
-            category=CATEGORY,
-            description="How image files become training images: mirrored, turned by EXIF, the colour behind "
-            "transparency, several resolutions at once.",
-            search_aliases=["flip augmentation", "exif", "alpha", "multi resolution"],
-            inputs=[
-                _settings(),
-                io.Boolean.Input("flip", default=False, tooltip="Mirrors each image half of the times it is seen."),
-                io.Boolean.Input(
-                    "exif_rotate", default=True, tooltip="Turns images the way the camera was held; kohya does not."
-                ),
-                io.Boolean.Input(
-                    "drop_alpha",
-                    default=False,
-                    tooltip="Drops transparency as kohya does, instead of putting a colour behind it.",
-                ),
-                io.String.Input(
-                    "background", default="#ffffff", tooltip="The colour behind transparent pixels, as #rrggbb."
-                ),
-                io.String.Input(
-                    "more_resolutions",
-                    default="",
-                    tooltip="Sides in pixels of further squares, such as 512, 768: each image is also trained at their "
-                    "areas. Multiples of 64. Empty: one resolution.",
-                ),
-            ],
-            outputs=_changed(),
-        )
-
-    @classmethod
-    def execute(
-        cls, settings: TrainSettings, drop_alpha: bool, background: str, more_resolutions: str, **values: object
-    ) -> io.NodeOutput:
-        options = ImageSettings(
-            alpha_background=None if drop_alpha else parse_color(background),
-            more_resolutions=parse_whole_numbers(more_resolutions),
-            **values,  # type: ignore[arg-type]
-        )
-        return io.NodeOutput(replace(settings, images=options))
-
-
-NODES = [OptimizerOptions, LossOptions, CaptionOptions, ImageOptions]
+NODES = [OptimizerOptions, LossOptions]

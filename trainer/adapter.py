@@ -1,57 +1,33 @@
-"""LoRA adapters on SDXL through peft, under the names that kohya's file format gives them."""
+"""Adapters on SDXL through peft, under the names that kohya's file format gives them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model
 from torch import nn
 
+from .adapter_modules import ADAPTER, AdapterModule, LoraModule, module_of
+from .blocks import block_of
 from .checkpoint import canonical_text_names
-from .frozen import Scratch
+from .errors import SettingsError
+from .frozen import Scratch, store_in_fp8
 from .fused import fuse
 from .names import to_original
+from .options import AdapterSettings
 from .precision import compute_dtype
 from .sdxl import Parts
 from .settings import TrainSettings
 
-ADAPTER = "mjesec"
-UNET_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
-TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
-
-
-@dataclass(frozen=True)
-class AdapterModule:
-    """One adapted layer. ``name`` is kohya's, ``group`` the learning-rate group ('unet' or 'text')."""
-
-    name: str
-    group: str
-    layer: LoraLayer
-    up_kinds: ClassVar[tuple[str, ...]] = ("lora_up",)
-
-    @property
-    def part(self) -> str:
-        """'te1', 'te2' or 'unet'."""
-        return self.name.split("_")[1]
-
-    def weights(self) -> dict[str, nn.Parameter]:
-        """What is trained, by the names of the file's keys without ``.weight``."""
-        return {"lora_down": self.down, "lora_up": self.up}
-
-    @property
-    def down(self) -> nn.Parameter:
-        """(rank, in) float32."""
-        return self.layer.lora_A[ADAPTER].weight
-
-    @property
-    def up(self) -> nn.Parameter:
-        """(out, rank) float32."""
-        return self.layer.lora_B[ADAPTER].weight
+UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+# with a convolution rank kohya adapts every layer of ResnetBlock2D, Downsample2D and Upsample2D as well
+CONVOLUTION_TARGETS = ("conv1", "conv2", "time_emb_proj", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 @dataclass(frozen=True)
@@ -72,11 +48,12 @@ class Adapters:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """fp32 weights by kohya's key, without alpha; detached, not copied."""
-        return {
-            f"{m.name}.{kind}.weight": weight.detach()
-            for m in self.modules
-            for kind, weight in (("lora_down", m.down), ("lora_up", m.up))
-        }
+        return {f"{m.name}.{key}": tensor for m in self.modules for key, tensor in m.state().items()}
+
+    def train(self, mode: bool) -> None:
+        """Whether the adapters leave something out at random, where they are made to."""
+        for module in self.modules:
+            module.layer.train(mode)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -91,39 +68,100 @@ class Adapters:
 
 
 def add_adapters(parts: Parts, settings: TrainSettings) -> Adapters:
-    """Put LoRA on the U-Net's 722 linear layers and, if they are trained, the text encoders' 264.
+    """Put adapters on the U-Net's 722 linear layers and, if they are trained, the text encoders' 264, or on those
+    that the settings choose.
 
-    Weights are fp32: down kaiming-uniform (a=√5) from the settings' seed, up zero (kohya's networks.lora).
+    Weights are fp32; a LoRA's down kaiming-uniform (a=√5) from the settings' seed, up zero (kohya's networks.lora).
     The base's parameters stay frozen and untouched.
+
+    Raises:
+        SettingsError: the settings leave no layer to train.
     """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every GPU as well, and those generators are the host's
         torch.default_generator.manual_seed(settings.seed % 2**63)
         modules = []
         if settings.trains_text:
-            modules += _adapt(parts.te1, "lora_te1_", "text", TEXT_TARGETS, settings)
-            modules += _adapt(parts.te2, "lora_te2_", "text", TEXT_TARGETS, settings)
-        modules += _adapt(parts.unet, "lora_unet_", "unet", UNET_TARGETS, settings)
+            modules += _adapt(parts.te1, "lora_te1_", "text", settings)
+            modules += _adapt(parts.te2, "lora_te2_", "text", settings)
+        modules += _adapt(parts.unet, "lora_unet_", "unet", settings)
+    if not modules:
+        raise SettingsError("skip_blocks, include and exclude leave no layer to train; choose fewer or other ones.")
     return Adapters(tuple(modules), settings.rank, settings.alpha)
 
 
-def _adapt(
-    model: nn.Module, prefix: str, group: str, targets: list[str], settings: TrainSettings
-) -> list[AdapterModule]:
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, init_lora_weights=True, bias="none"
-    )
-    dtype = compute_dtype(settings.precision, next(model.parameters()).device)
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+def chosen_layers(model: nn.Module, prefix: str, group: str, options: AdapterSettings) -> dict[str, str]:
+    """Layers of a network that are adapted, in its own order: kohya's name by the network's name."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     names = to_original(layers) if group == "unet" else canonical_text_names(layers)
-    modules = [AdapterModule(prefix + names[n].replace(".", "_"), group, layer) for n, layer in layers.items()]
+    targets = TEXT_TARGETS if group == "text" else UNET_TARGETS + CONVOLUTION_TARGETS * bool(options.conv_rank)
+    named = {n: prefix + names[n].replace(".", "_") for n in layers if n.endswith(targets)}
+    return {n: name for n, name in named.items() if _wanted(name, options)}
+
+
+def _wanted(name: str, options: AdapterSettings) -> bool:
+    if block_of(name) in options.skip_blocks or (options.exclude and re.search(options.exclude, name)):
+        return False
+    return not options.include or re.search(options.include, name) is not None
+
+
+def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -> list[AdapterModule]:
+    options, dtype = settings.adapter, compute_dtype(settings.precision, next(model.parameters()).device)
+    chosen = chosen_layers(model, prefix, group, options)
+    if not chosen:
+        return []
+    wide = [n for n in chosen if max(getattr(model.get_submodule(n), "kernel_size", (1,))) > 1]
+    inject_adapter_in_model(_config(list(chosen), wide, settings), model, adapter_name=ADAPTER)
+    modules = [module_of(name, group, model.get_submodule(n)) for n, name in chosen.items()]
     scratch = Scratch()
-    for module in modules:
-        for weight in (module.down, module.up):
+    for place, module in enumerate(modules):
+        for weight in module.weights().values():
             weight.data = weight.data.float()
             weight.requires_grad_(True)
         # autocast casts by itself; peft would copy every input to fp32 first
         module.layer.cast_input_dtype_enabled = dtype == torch.float32
-        fuse(module.layer, ADAPTER, dtype, scratch)
+        if isinstance(module, LoraModule):
+            modules[place] = module = _finished(module, options, dtype, scratch)
+        if settings.base_storage == "fp8":
+            store_in_fp8(module.layer.get_base_layer(), dtype)
     return modules
+
+
+def _finished(module: LoraModule, options: AdapterSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
+    """Its first values, and the way in which it computes."""
+    if options.initial == "pissa":
+        module = module.start_from_base()
+    if options.drops:
+        # what is left out lies between the two products, which the fused layer computes in one
+        module.drop(options)
+    else:
+        fuse(module.layer, ADAPTER, dtype, scratch)
+    return module
+
+
+def _config(names: list[str], wide: list[str], settings: TrainSettings) -> PeftConfig:
+    """peft's configuration; ``wide``: the convolutions that have ranks of their own."""
+    options = settings.adapter
+    common: dict[str, Any] = {
+        "r": settings.rank,
+        "target_modules": "|".join(map(re.escape, names)),
+        "rank_pattern": dict.fromkeys(map(re.escape, wide), options.conv_rank),
+        "alpha_pattern": dict.fromkeys(map(re.escape, wide), options.conv_alpha),
+    }
+    if options.kind == "lora":
+        return LoraConfig(
+            lora_alpha=settings.alpha,
+            init_lora_weights=True,
+            use_rslora=options.rank_stabilized,
+            use_dora=options.dora,
+            **common,
+        )
+    common |= {
+        "alpha": settings.alpha,
+        "rank_dropout": options.rank_dropout,
+        "module_dropout": options.module_dropout,
+        "init_weights": True,
+    }
+    if options.kind == "loha":
+        return LoHaConfig(**common)
+    return LoKrConfig(decompose_factor=options.lokr_factor, **common)

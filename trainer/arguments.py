@@ -49,3 +49,8 @@ def parse_whole_numbers(text: str) -> tuple[int, ...]:
     if wrong := [part for part in parts if not re.fullmatch(r"\d{1,9}", part)]:
         raise SettingsError(f"'{wrong[0]}' is no whole number; write numbers with commas, such as 512, 768.")
     return tuple(map(int, parts))
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """``IN04, MID`` as words; nothing for empty text."""
+    return tuple(word for word in re.split(r"[,\s]+", text.strip()) if word)

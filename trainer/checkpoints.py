@@ -92,11 +92,19 @@ class Checkpoints:
         error.args = (f"{error.args[0]} {fate}",)
 
     def save_lora(self, trainer: Trainer, path: Path) -> None:
-        """Write the adapters as they are now.
+        """Write the adapters as they are now, and beside them their running mean where the settings want both.
 
         Raises:
             LoraFileError: the file could not be written, or a value does not fit its number format.
         """
+        if trainer.mean is not None and trainer.settings.ema.file == "beside":
+            # first: the file itself says that the run is finished
+            with trainer.averaged():
+                self._write(trainer, self.outputs.mean_of(path))
+        with trainer.evaluating():
+            self._write(trainer, path)
+
+    def _write(self, trainer: Trainer, path: Path) -> None:
         progress, plan, settings = trainer.progress, trainer.plan, trainer.settings
         facts = RunFacts(
             run=self.run if path == self.outputs.lora else f"{self.run}@{progress.step}",
@@ -113,9 +121,7 @@ class Checkpoints:
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))
         metadata[VALIDATION_KEY] = json.dumps([[v.step, round(v.loss, 7)] for v in progress.validations])
-        with trainer.evaluating():
-            tensors = lora_tensors(trainer.adapters, settings.save_precision)
-        save_lora(path, tensors, metadata)
+        save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata)
         self.log.write("saved", progress.step, file=path.name)
 
 

@@ -14,6 +14,7 @@ from .attention import DirectAttention
 from .bands import Validation
 from .caption_variants import draw_caption
 from .data import Batch, Example, Plan, collate
+from .ema import RunningMean
 from .errors import NonFiniteLoss
 from .frozen import compute_in
 from .loss import draw_noise, draw_timesteps, error_per_value, huber_parameter, perturbed, weight_of_level
@@ -94,6 +95,9 @@ class Trainer:
         self.progress = Progress()
         self.rates: dict[str, float] = {}
         self._weights = adapters.parameters()
+        # on only while a step lets them drop something, also where checkpointing wants everything in training mode
+        adapters.train(False)
+        self.mean = RunningMean(self._weights, settings.ema.decay) if settings.ema.decay else None
         self._alpha_bar = parts.alpha_bar.to(device)
         self._text: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         # shuffled captions hardly ever come again; those without change and the empty one do
@@ -108,23 +112,59 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The weights as a file holds them: around saving, validating and sampling.
+        """The weights as the run's file holds them: around saving, validating and sampling.
 
         Afterwards training goes on with the very same bits as if nothing had been looked at.
         """
-        if not self._averages:
+        # whoever turns checkpointing on puts everything into training mode
+        self.adapters.train(False)
+        own = None if self.mean is None or self.settings.ema.file == "beside" else self.mean.values
+        with self._showing(own):
+            yield
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The running mean of the weights, for the file beside; needs ``mean``."""
+        with self._showing(self.mean.values if self.mean is not None else None):
+            yield
+
+    @contextlib.contextmanager
+    def _showing(self, values: Sequence[torch.Tensor] | None) -> Iterator[None]:
+        if values is None and not self._averages:
             yield
             return
         held = [weight.detach().clone() for weight in self._weights]
         with torch.no_grad():
-            self.optimizer.eval()
+            if self._averages:
+                self.optimizer.eval()
+            if values is not None:
+                torch._foreach_copy_(self._weights, list(values))
         try:
             yield
         finally:
             with torch.no_grad():
-                self.optimizer.train()
-                for weight, value in zip(self._weights, held, strict=True):
-                    weight.copy_(value)
+                if self._averages:
+                    self.optimizer.train()
+                torch._foreach_copy_(self._weights, held)
+
+    @contextlib.contextmanager
+    def _dropping(self, *place: int) -> Iterator[None]:
+        """Lets the adapters leave out what they are told to, by draws that follow from the seed and the place."""
+        if not self.settings.adapter.drops:
+            yield
+            return
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            seed = step_generator(self.settings.seed, 6, *place).initial_seed()
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            self.adapters.train(True)
+            try:
+                yield
+            finally:
+                self.adapters.train(False)
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Train to the settings' last step; whatever ``on_step`` raises ends the run after that step.
@@ -148,10 +188,10 @@ class Trainer:
         total = 0.0
         try:
             for place, indices in enumerate(micro):
-                loss = self.loss(
-                    self.draw(indices, number, place), step_generator(self.settings.seed, 2, number, place)
-                )
-                self.scaler.scale(loss / len(micro)).backward()
+                generator = step_generator(self.settings.seed, 2, number, place)
+                with self._dropping(number, place):
+                    loss = self.loss(self.draw(indices, number, place), generator)
+                    self.scaler.scale(loss / len(micro)).backward()
                 total += loss.item() / len(micro)
                 if not torch.isfinite(torch.tensor(total)):
                     raise NonFiniteLoss(number + 1)
@@ -171,6 +211,8 @@ class Trainer:
             raise NonFiniteLoss(number + 1)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.mean is not None and finite:
+            self.mean.update(self._weights)
         # before the schedule moves on: the rates that this step was taken with
         self.rates = effective_rates(self.optimizer, _SHOWN_RATES)
         if self.schedule is not None:

@@ -27,13 +27,17 @@ _LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
 def lora_tensors(adapters: Adapters, precision: str) -> dict[str, torch.Tensor]:
-    """The file's tensors on the CPU, copied: three for each adapted layer."""
+    """The file's tensors on the CPU, copied: for each adapted layer its alpha and factors, of a LoRA three in all."""
     dtype = DTYPES[precision]
     out: dict[str, torch.Tensor] = {}
     for module in adapters.modules:
-        out[f"{module.name}.alpha"] = torch.tensor(adapters.alpha, dtype=dtype)
-        for kind, weight in (("lora_down", module.down), ("lora_up", module.up)):
-            out[f"{module.name}.{kind}.weight"] = weight.detach().to("cpu", dtype, copy=True).contiguous()
+        alpha = torch.tensor(module.file_alpha, dtype=torch.float32)
+        # rounded, it would scale the whole layer wrongly
+        out[f"{module.name}.alpha"] = alpha.to(dtype) if alpha.to(dtype) == alpha else alpha
+        for key, tensor in module.in_file().items():
+            # DoRA's magnitudes multiply the base itself, so they keep their precision
+            kept = torch.float32 if key == "dora_scale" else dtype
+            out[f"{module.name}.{key}"] = tensor.to("cpu", kept, copy=True).contiguous()
     return out
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from .data import Example
 from .optimizer_names import class_name
+from .options import AdapterSettings
 from .samples import Dataset
 from .settings import TrainSettings
 
@@ -58,10 +59,11 @@ def lora_metadata(
         "ss_max_train_steps": str(settings.steps),
         "ss_lr_warmup_steps": str(settings.warmup_steps),
         "ss_lr_scheduler": settings.schedule,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if settings.adapter.kind == "lora" else "lycoris.kohya",
+        "ss_network_args": json.dumps(_network_arguments(settings)),
         "ss_network_dim": str(settings.rank),
         "ss_network_alpha": str(settings.alpha),
-        "ss_network_dropout": "None",
+        "ss_network_dropout": str(settings.adapter.dropout or None),
         "ss_mixed_precision": _KOHYA_PRECISION[settings.precision],
         "ss_full_fp16": "False",
         "ss_v2": "False",
@@ -108,6 +110,23 @@ def lora_metadata(
         "modelspec.prediction_type": "epsilon" if facts.prediction == "epsilon" else "v",
         "modelspec.timestep_range": f"{settings.loss.min_timestep},{settings.loss.max_timestep}",
     }
+
+
+def _network_arguments(settings: TrainSettings) -> dict[str, str]:
+    """What kohya's network_args would be: only what is not at its default."""
+    adapter, usual = settings.adapter, AdapterSettings()
+    named = {
+        "algo": adapter.kind,
+        "conv_dim": adapter.conv_rank,
+        "conv_alpha": adapter.conv_alpha,
+        "rank_dropout": adapter.rank_dropout,
+        "module_dropout": adapter.module_dropout,
+        "factor": adapter.lokr_factor,
+        "dora_wd": adapter.dora,
+        "rs_lora": adapter.rank_stabilized,
+    }
+    plain = (usual.kind, usual.conv_rank, usual.conv_alpha, 0.0, 0.0, usual.lokr_factor, False, False)
+    return {key: str(value) for (key, value), own in zip(named.items(), plain, strict=True) if value != own}
 
 
 def _optimizer_name(settings: TrainSettings) -> str:

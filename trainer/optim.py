@@ -39,8 +39,8 @@ def parameter_groups(adapters: Adapters, settings: TrainSettings) -> list[dict[s
     groups: dict[str, list[nn.Parameter]] = {}
     for module in adapters.modules:
         name = module.part if apart else module.group
-        for kind, weight in module.weights().items():
-            own = options.lora_plus_ratio != 1 and kind in module.up_kinds
+        for key, weight in module.weights().items():
+            own = options.lora_plus_ratio != 1 and module.is_up(key)
             groups.setdefault(name + UP * own, []).append(weight)
     return [{"params": held, "lr": group_rate(settings, name), "name": name} for name, held in groups.items()]
 

@@ -19,7 +19,6 @@ MASKS = ("none", "alpha", "files")
 TOKEN_LIMITS = (75, 150, 225)
 LONG_CAPTIONS = ("comfyui", "kohya")
 EMA_FILES = ("instead", "beside")
-STORAGES = ("as given", "fp8")
 _NUMBER = r"\d+(\.\d*)?(e-?\d+)?"
 _STEP_RULES = re.compile(rf"({_NUMBER}:\d+,)+{_NUMBER}", re.IGNORECASE)
 
@@ -272,18 +271,3 @@ class EmaSettings:
     def __post_init__(self) -> None:
         share("decay", self.decay)
         choice("file", self.file, EMA_FILES)
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """What saves memory or time without being part of what is learnt.
-
-    base: ``fp8`` keeps the U-Net's frozen linear weights in float8_e4m3fn, half of bf16; rounding changes them a
-    little. compile: compiles the U-Net's repeated blocks once before the first step.
-    """
-
-    base: str = "as given"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        choice("base", self.base, STORAGES)

@@ -18,7 +18,7 @@ from .run_log import LOG_NAME
 
 VALIDATION_KEY = "mjesec_validation"
 
-_ON_THE_WAY = re.compile(r"-(\d{6}|step\d{8}|best)")
+_ON_THE_WAY = re.compile(r"(-(\d{6}|step\d{8}|best))?(-ema)?")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Outputs:
     def best(self) -> Path:
         """``name-best.safetensors``: the checkpoint of the lowest held-out loss."""
         return self.lora.with_name(f"{self.lora.stem}-best.safetensors")
+
+    def mean_of(self, path: Path) -> Path:
+        """``name-ema.safetensors`` beside ``name.safetensors``, and so for every file of the run."""
+        return path.with_name(f"{path.stem}-ema.safetensors")
 
     def remove_scratch(self) -> None:
         """Delete temporary files that killed processes left."""

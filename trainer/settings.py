@@ -14,7 +14,6 @@ from .options import (
     EmaSettings,
     ImageSettings,
     LossSettings,
-    MemorySettings,
     OptimizerSettings,
 )
 from .rules import choice, finite, whole
@@ -32,6 +31,7 @@ SCHEDULES = (
 PRECISIONS = ("bf16", "fp16", "fp32")
 PARTS = ("unet", "unet+text")
 LATENTS = ("sample_once", "resample")
+STORAGES = ("as given", "fp8")
 CROPS = ("true", "kohya")
 MAX_SEED = 2**63 - 1
 _NAME = re.compile(r"[^\x00-\x1f<>:\"/\\|?*]{1,120}")
@@ -48,12 +48,13 @@ class TrainSettings:
     unet_lr, text_lr: learning rates of the two groups. Adafactor with ``adafactor_relative_step`` ignores both.
     train: ``unet`` or ``unet+text`` (both text encoders).
     latents: ``resample`` draws the VAE's posterior anew at every step, ``sample_once`` once for good (kohya).
+    base_storage: ``fp8`` keeps the frozen weights of adapted layers in float8_e4m3fn, rounded: half of bf16's memory.
     told_crop: ``true`` tells SDXL the crop that was made, ``kohya`` what kohya tells it.
     precision: autocast of forward and backward; adapters, gradients and optimizer state are always fp32.
     max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.
     save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
     validation_images: held out of training; their loss at fixed noise and timesteps is reported.
-    buckets, adapter, optimizer_options, loss, captions, images, ema, memory, validation, saving: groups with rules
+    buckets, adapter, optimizer_options, loss, captions, images, ema, validation, saving: groups with rules
         of their own.
 
     Raises:
@@ -79,6 +80,7 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     latents: str = "resample"
     told_crop: str = "true"
+    base_storage: str = "as given"
     seed: int = 0
     save_every_epochs: int = 0
     save_precision: str = "fp16"
@@ -90,7 +92,6 @@ class TrainSettings:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     images: ImageSettings = field(default_factory=ImageSettings)
     ema: EmaSettings = field(default_factory=EmaSettings)
-    memory: MemorySettings = field(default_factory=MemorySettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     saving: SavingSettings = field(default_factory=SavingSettings)
 
@@ -123,6 +124,8 @@ class TrainSettings:
                 f"Prodigy gives all parts one rate, but the learning rates are {given}; "
                 "set them all to the same number, usually 1."
             )
+        if self.optimizer_options.lora_plus_ratio != 1 and self.adapter.kind != "lora":
+            raise SettingsError(f"lora_plus_ratio belongs to the kind lora, not to {self.adapter.kind}; set it to 1.")
         if self.schedule == "piecewise_constant" and not self.optimizer_options.step_rules:
             raise SettingsError("The schedule piecewise_constant needs step_rules, such as '1:100,0.1:200,0.01'.")
         if self.validation.every and not self.validation_images:
@@ -157,6 +160,7 @@ _CHOICES = {
     "train": PARTS,
     "latents": LATENTS,
     "told_crop": CROPS,
+    "base_storage": STORAGES,
 }
 
 

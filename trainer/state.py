@@ -25,6 +25,8 @@ def save_state(path: Path, trainer: Trainer, run: str) -> None:
         LoraFileError: the file could not be written; an earlier state is as it was.
     """
     tensors = {f"adapter.{name}": t for name, t in trainer.adapters.tensors().items()}
+    if trainer.mean is not None:
+        tensors |= {f"mean.{number}": value for number, value in enumerate(trainer.mean.values)}
     optimizer = flatten(_optimizer_state(trainer.optimizer), "optimizer", tensors)
     facts = {
         "run": run,
@@ -63,6 +65,9 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
     with torch.no_grad():
         for name, weight in trainer.adapters.tensors().items():
             weight.copy_(tensors[f"adapter.{name}"])
+        if trainer.mean is not None:
+            for number, value in enumerate(trainer.mean.values):
+                value.copy_(tensors[f"mean.{number}"])
     _load_optimizer(trainer.optimizer, restore(facts["optimizer"], tensors))
     if trainer.schedule is not None:
         trainer.schedule.load_state_dict(facts["schedule"])
@@ -77,6 +82,9 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
 def _fits(trainer: Trainer, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> bool:
     wanted = {f"adapter.{name}": weight.shape for name, weight in trainer.adapters.tensors().items()}
     held = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("adapter.")}
+    means = 0 if trainer.mean is None else len(trainer.mean.values)
+    if sum(name.startswith("mean.") for name in tensors) != means:
+        return False
     return held == wanted and facts.keys() >= _NEEDED
 
 

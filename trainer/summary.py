@@ -56,8 +56,10 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
         rates = {group["name"]: group_rate(settings, group["name"]) for group in trainer.optimizer.param_groups}
         when = "learning rates" + (" at their highest" if settings.schedule != "constant" else "")
     told = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+    kind = f" ({settings.adapter.kind})" if settings.adapter.kind != "lora" else ""
     lines = [
-        f"{len(trainer.adapters.modules)} modules of rank {trainer.adapters.rank}, alpha {trainer.adapters.alpha:g}; "
+        f"{len(trainer.adapters.modules)} modules{kind} of rank {trainer.adapters.rank}, "
+        f"alpha {trainer.adapters.alpha:g}; "
         f"{when}: {told}.",
         f"{progress.step} steps in {seconds:.0f} s; mean loss of the last tenth {sum(recent) / len(recent):.4f}.",
     ]

@@ -27,6 +27,7 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecThesisSettings",
         "MjesecOptimizerOptions",
         "MjesecLossOptions",
+        "MjesecAdapterOptions",
         "MjesecCaptionOptions",
         "MjesecImageOptions",
         "MjesecCombineDatasets",

@@ -14,7 +14,6 @@ from pack.trainer.options import (
     EmaSettings,
     ImageSettings,
     LossSettings,
-    MemorySettings,
     OptimizerSettings,
 )
 
@@ -64,7 +63,6 @@ BAD = [
     (ImageSettings, {"more_resolutions": (32,)}, "more_resolutions is 32"),
     (EmaSettings, {"decay": 1.0}, "decay is 1.0"),
     (EmaSettings, {"file": "never"}, "file is 'never'"),
-    (MemorySettings, {"base": "int4"}, "base is 'int4'"),
 ]
 
 

@@ -1,0 +1,56 @@
+"""Every kind of adapter is written in a form that the host's own loader takes whole and computes alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_server import setup_from_environment
+
+import dev
+
+KINDS = (
+    "lora", "lora with convolutions", "rslora", "dora", "dora with convolutions", "pissa", "pissa with convolutions",
+    "loha", "loha with convolutions", "lokr", "lokr with convolutions", "some blocks",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What adapter_program.py measured in fp32."""
+    program = Path(__file__).with_name("adapter_program.py")
+    base = tmp_path_factory.mktemp("base")
+    command = [sys.executable, program, setup_from_environment().comfyui, dev.ROOT, base]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900, cwd=base, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_host_loads_every_key_and_its_networks_give_what_training_gave(kind: str, found: dict[str, Any]) -> None:
+    here = found["kinds"][kind]
+    assert here["complaints"] == []
+    assert here["patches"] == here["modules"] > 0
+    assert here["U-Net"] < 1e-4
+    assert here["text"] < 1e-4
+    assert here["what it does"] > 2e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_and_disabled_adapters_are_the_base(kind: str, found: dict[str, Any]) -> None:
+    assert found["kinds"][kind]["fresh"] < 1e-4
+    assert found["kinds"][kind]["disabled"] < 1e-6
+
+
+def test_convolutions_and_blocks_change_how_many_layers_are_adapted(found: dict[str, Any]) -> None:
+    counts = {kind: found["kinds"][kind]["modules"] for kind in KINDS}
+    assert counts["some blocks"] < counts["lora"] < counts["lora with convolutions"]
+    assert set(found["kinds"]) == set(KINDS)
+
+
+def test_every_widget_of_the_options_nodes_reaches_the_settings(found: dict[str, Any]) -> None:
+    assert found["ignored widgets"] == []

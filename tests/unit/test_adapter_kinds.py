@@ -1,0 +1,242 @@
+"""Kinds of adapters, what they leave out, which layers they are on, and the running mean of their weights."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_parts
+import torch
+from pack.trainer.adapter import add_adapters, chosen_layers
+from pack.trainer.adapter_modules import LoraModule, principal_factors
+from pack.trainer.blocks import block_of
+from pack.trainer.data import collate
+from pack.trainer.errors import SettingsError
+from pack.trainer.loop import Trainer
+from pack.trainer.lora_file import lora_tensors, read_lora
+from pack.trainer.noise import step_generator
+from pack.trainer.options import AdapterSettings, EmaSettings
+from pack.trainer.run import train
+from pack.trainer.settings import TrainSettings
+from peft import LoraConfig, inject_adapter_in_model
+from tiny_parts import CPU, Stop, make_examples, make_job, make_settings
+from torch import nn
+
+
+def build(**options: object) -> Trainer:
+    """A trainer of its own networks: what is put on a layer cannot be taken off again."""
+    settings = make_settings(steps=3, train="unet", adapter=AdapterSettings(**options))
+    parts = tiny_parts.make_parts()
+    return Trainer(parts, add_adapters(parts, settings), make_examples(), settings, CPU)
+
+
+def names_of(**options: object) -> list[str]:
+    parts = tiny_parts.full_size_parts()
+    return list(chosen_layers(parts.unet, "lora_unet_", "unet", AdapterSettings(**options)).values())
+
+
+def test_with_a_convolution_rank_kohyas_layers_of_the_residual_blocks_join() -> None:
+    plain, more = names_of(), names_of(conv_rank=4)
+    # 17 residual blocks with two convolutions and a time embedding each, 11 shortcuts, two samplers each way
+    assert (len(plain), len(more)) == (722, 722 + 17 * 3 + 11 + 4)
+    added = set(more) - set(plain)
+    assert {"lora_unet_input_blocks_1_0_in_layers_2", "lora_unet_input_blocks_3_0_op",
+            "lora_unet_output_blocks_2_2_conv", "lora_unet_output_blocks_0_0_skip_connection",
+            "lora_unet_middle_block_2_emb_layers_1"} <= added  # fmt: skip
+
+
+def test_convolutions_have_their_own_rank_and_alpha_and_the_rest_has_the_common_one() -> None:
+    modules = {m.name: m for m in build(conv_rank=2, conv_alpha=1.0).adapters.modules}
+    wide = modules["lora_unet_input_blocks_1_0_in_layers_2"]
+    assert (wide.down.shape[0], wide.file_alpha, wide.scale) == (2, 1.0, 0.5)
+    for name in ("lora_unet_input_blocks_1_0_emb_layers_1", "lora_unet_output_blocks_0_0_skip_connection"):
+        assert (modules[name].down.shape[0], modules[name].file_alpha) == (4, 4.0)
+
+
+def test_blocks_and_patterns_choose_layers_by_kohyas_names() -> None:
+    everything = names_of()
+    skipped = names_of(skip_blocks=("MID", "OUT03"))
+    assert {block_of(name) for name in set(everything) - set(skipped)} == {"MID", "OUT03"}
+    assert names_of(include="attn[12]_to_[kv]$") == [n for n in everything if re.search("attn[12]_to_[kv]$", n)]
+    assert names_of(exclude="ff_net") == [n for n in everything if "ff_net" not in n]
+    with pytest.raises(SettingsError, match="leave no layer to train"):
+        build(include="nothing of the kind")
+
+
+@pytest.mark.parametrize(
+    ("options", "scale", "in_file"),
+    [({}, 2.0, 8.0), ({"rank_stabilized": True}, 4.0, 16.0)],
+)
+def test_rank_stabilized_loras_are_scaled_by_the_root_of_the_rank(options: dict, scale: float, in_file: float) -> None:
+    settings = TrainSettings(rank=4, alpha=8.0, train="unet", adapter=AdapterSettings(**options))
+    module = add_adapters(tiny_parts.make_parts(), settings).modules[0]
+    assert module.scale == settings.scale == scale
+    # alpha / rank is what every reader of the file computes
+    assert module.file_alpha == in_file
+
+
+def test_pissa_starts_where_pefts_does_and_leaves_the_base_alone() -> None:
+    weight = torch.randn(24, 16, generator=step_generator(1))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 24, bias=False)
+            self.layer.weight = nn.Parameter(weight.clone())
+
+    net = Net()
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=8, target_modules=["layer"], init_lora_weights="pissa"), net)
+    down, up = principal_factors(weight, 4, 2.0)
+    theirs = net.layer.lora_B["default"].weight @ net.layer.lora_A["default"].weight
+    torch.testing.assert_close(up @ down, theirs, atol=1e-4, rtol=1e-3)
+    # what peft takes out of the base is what stays away from the output here
+    torch.testing.assert_close(net.layer.base_layer.weight, weight - 2 * up @ down, atol=1e-4, rtol=1e-3)
+    trainer = build(initial="pissa")
+    before = tiny_parts.make_parts().unet.state_dict()
+    module = trainer.adapters.modules[0]
+    assert module.up.abs().max() > 0
+    own = {n.replace("base_layer.", ""): t for n, t in trainer.parts.unet.state_dict().items() if "lora_" not in n}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in own.items())
+    written = lora_tensors(trainer.adapters, "fp32")
+    assert written[f"{module.name}.lora_down.weight"].shape[0] == 8
+
+
+def test_pissa_needs_a_rank_that_every_layer_has() -> None:
+    settings = make_settings(rank=40, train="unet", adapter=AdapterSettings(initial="pissa"))
+    with pytest.raises(SettingsError, match="pissa need a rank of at most 32 for lora_unet_.*, not 40"):
+        add_adapters(tiny_parts.make_parts(), settings)
+
+
+def module_with(**options: object) -> LoraModule:
+    trainer = build(**options)
+    tiny_parts.randomize(trainer.adapters)
+    trainer.adapters.train(True)
+    return next(m for m in trainer.adapters.modules if m.name.endswith("attn1_to_q"))
+
+
+def added(module: LoraModule, rows: torch.Tensor) -> torch.Tensor:
+    """What the adapter adds to its layer's output."""
+    return (module.layer(rows) - module.layer.get_base_layer()(rows)).detach()
+
+
+def test_drop_out_leaves_out_inner_values_ranks_or_the_module_as_kohya_does() -> None:
+    rows = torch.randn(3, 5, 32, generator=step_generator(2))
+    inner = module_with(dropout=0.5)
+    products = rows @ inner.down.T
+    with tiny_parts.seeded(3):
+        found = added(inner, rows)
+    with tiny_parts.seeded(3):
+        expected = nn.functional.dropout(products, 0.5) @ inner.up.T
+    torch.testing.assert_close(found, expected.detach())
+
+    ranks = module_with(rank_dropout=0.5)
+    with tiny_parts.seeded(4):
+        found = added(ranks, rows)
+    with tiny_parts.seeded(4):
+        kept = (torch.rand(3, 4) > 0.5).float()
+    expected = (rows @ ranks.down.T * kept[:, None] * 2) @ ranks.up.T
+    torch.testing.assert_close(found, expected.detach())
+
+    whole = module_with(module_dropout=0.5)
+    seen = {bool(added(whole, rows).any()) for _ in range(40)}
+    assert seen == {True, False}
+    whole.layer.train(False)
+    assert all(added(whole, rows).any() for _ in range(20))
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"rank_dropout": 0.5}, {"module_dropout": 0.5},
+                                     {"kind": "loha", "module_dropout": 0.5}, {"kind": "lokr", "rank_dropout": 0.5}],
+                         ids=str)  # fmt: skip
+def test_drop_out_follows_from_the_step_and_is_off_where_a_run_is_measured(options: dict[str, object]) -> None:
+    trainer = build(**options)
+    with torch.no_grad():
+        for number, weight in enumerate(trainer.adapters.parameters()):
+            weight.add_(torch.randn(weight.shape, generator=step_generator(number)) * 0.2)
+    batch = collate(trainer.examples[:1], [trainer.examples[0].latents.mean])
+    steps = torch.tensor([500])
+
+    def loss(*place: int) -> float:
+        with torch.no_grad(), trainer._dropping(*place):
+            return trainer.loss(batch, step_generator(0), steps).item()
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(step, 0) for step in range(8)}) > 1
+    measured = {trainer.loss_per_image(batch, step_generator(0), steps).item() for _ in range(3)}
+    assert len(measured) == 1
+
+
+KINDS = {
+    "dora": {"dora": True},
+    "pissa": {"initial": "pissa"},
+    "loha": {"kind": "loha", "conv_rank": 2},
+    "lokr": {"kind": "lokr", "lokr_factor": 4},
+    "drop-out": {"dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_with_any_kind_goes_on_as_if_it_had_never_stopped(kind: str, tmp_path: Path) -> None:
+    settings = make_settings(steps=3, train="unet", adapter=AdapterSettings(**KINDS[kind]), ema=EmaSettings(0.5))
+    straight = train(make_job(tmp_path / "straight", settings))
+    with pytest.raises(Stop):
+        train(make_job(tmp_path / "stopped", settings, tiny_parts.Log(stop_after=2)))
+    resumed = train(make_job(tmp_path / "stopped", settings))
+    tiny_parts.assert_same(read_lora(resumed.path), read_lora(straight.path))
+    plain = train(make_job(tmp_path / "plain", replace(settings, adapter=AdapterSettings())))
+    assert plain.losses != straight.losses
+
+
+def test_the_running_mean_is_the_formula_and_is_what_a_run_is_judged_by() -> None:
+    settings = make_settings(steps=3, train="unet", ema=EmaSettings(0.75))
+    trainer = tiny_parts.make_trainer(settings)
+    mean = [weight.detach().clone() for weight in trainer.adapters.parameters()]
+    for _ in range(3):
+        trainer.step()
+        mean = [0.75 * m + 0.25 * w.detach() for m, w in zip(mean, trainer.adapters.parameters(), strict=True)]
+    last = tiny_parts.weights_of(trainer)
+    with trainer.evaluating():
+        for found, wanted in zip(trainer.adapters.parameters(), mean, strict=True):
+            torch.testing.assert_close(found.detach(), wanted)
+    tiny_parts.assert_same(tiny_parts.weights_of(trainer), last)
+
+
+def test_the_running_mean_is_saved_instead_of_the_weights_or_beside_them(tmp_path: Path) -> None:
+    files = {}
+    for name, ema in (("off", EmaSettings()), ("instead", EmaSettings(0.5)), ("beside", EmaSettings(0.5, "beside"))):
+        train(make_job(tmp_path / name, make_settings(steps=2, train="unet", ema=ema)))
+        files[name] = {path.name: read_lora(path) for path in (tmp_path / name / "loras").iterdir()}
+    assert set(files["off"]) == set(files["instead"]) == {"mjesec.safetensors"}
+    assert set(files["beside"]) == {"mjesec.safetensors", "mjesec-ema.safetensors"}
+    tiny_parts.assert_same(files["beside"]["mjesec.safetensors"], files["off"]["mjesec.safetensors"])
+    tiny_parts.assert_same(files["beside"]["mjesec-ema.safetensors"], files["instead"]["mjesec.safetensors"])
+    name = "lora_unet_middle_block_1_proj_in.lora_up.weight"
+    assert not torch.equal(files["off"]["mjesec.safetensors"][name], files["instead"]["mjesec.safetensors"][name])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"kind": "loha", "conv_rank": 2}], ids=str)
+def test_a_base_in_fp8_is_trained_on_as_if_it_were_rounded(options: dict[str, object], precision: str) -> None:
+    settings = make_settings(train="unet", precision=precision, base_storage="fp8", adapter=AdapterSettings(**options))
+    rounded, given = tiny_parts.make_parts(), tiny_parts.make_parts()
+    before = {name: weight.clone() for name, weight in given.unet.state_dict().items()}
+    held = dict(given.unet.named_parameters())
+    adapters = add_adapters(given, settings)
+    names = chosen_layers(rounded.unet, "lora_unet_", "unet", settings.adapter)
+    with torch.no_grad():
+        for name in names:
+            weight = rounded.unet.get_submodule(name).weight
+            weight.copy_(weight.to(torch.float8_e4m3fn).float())
+    assert {m.layer.get_base_layer().weight.dtype for m in adapters.modules} == {torch.float8_e4m3fn}
+    assert all(torch.equal(weight, before[name]) for name, weight in held.items())
+    plain = add_adapters(rounded, replace(settings, base_storage="as given"))
+    losses = []
+    for parts, own in ((given, adapters), (rounded, plain)):
+        trainer = Trainer(parts, own, make_examples(1, spread=0.0), settings, CPU)
+        losses.append([trainer.step()[0] for _ in range(2)])
+        with own.disabled(), torch.no_grad():
+            batch = collate(trainer.examples[:1], [trainer.examples[0].latents.mean])
+            losses[-1].append(trainer.loss_per_image(batch, step_generator(0), torch.tensor([500])).item())
+    # LoHa's products with the rounded weights are the same; DoRA's norms were taken before rounding in one of them
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)

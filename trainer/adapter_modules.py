@@ -1,0 +1,202 @@
+"""One adapted layer of each kind: what is trained, what is left out at random, and what the file says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch.nn import functional as F
+
+from .errors import SettingsError
+from .options import AdapterSettings
+
+ADAPTER = "mjesec"
+_OVERSAMPLED = 16
+_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+_LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+
+
+@dataclass(frozen=True)
+class AdapterModule:
+    """One adapted layer. ``name`` is kohya's, ``group`` the learning-rate group ('unet' or 'text')."""
+
+    name: str
+    group: str
+    layer: Any
+
+    @property
+    def part(self) -> str:
+        """'te1', 'te2' or 'unet'."""
+        return self.name.split("_")[1]
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """What is trained, float32, by the ends of its keys."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a resumed run needs: the weights, and what they started from where the file is told against it."""
+        return {key: weight.detach() for key, weight in self.weights().items()}
+
+    def in_file(self) -> dict[str, torch.Tensor]:
+        """The file's tensors without alpha, float32, by the ends of their keys."""
+        return self.state()
+
+    @property
+    def file_alpha(self) -> float:
+        """kohya's alpha: the file's product is scaled by alpha / rank of the file."""
+        return float(self.layer.alpha[ADAPTER])
+
+    def is_up(self, key: str) -> bool:
+        """Whether LoRA+ gives this weight the higher rate."""
+        return False
+
+
+@dataclass(frozen=True)
+class LoraModule(AdapterModule):
+    """W + s·BA on a linear layer or a convolution, or with ``initial`` = (A₀, B₀): W + s·(BA - B₀A₀)."""
+
+    initial: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def down(self) -> nn.Parameter:
+        """A: (rank, in) float32, of a convolution (rank, in, height, width)."""
+        return self.layer.lora_A[ADAPTER].weight
+
+    @property
+    def up(self) -> nn.Parameter:
+        """B: (out, rank) float32, of a convolution (out, rank, 1, 1)."""
+        return self.layer.lora_B[ADAPTER].weight
+
+    @property
+    def scale(self) -> float:
+        return float(self.layer.scaling[ADAPTER])
+
+    @property
+    def magnitude(self) -> nn.Parameter | None:
+        """DoRA's norm of each output: (out,) float32, of a convolution (1, out, 1, 1)."""
+        return self.layer.lora_magnitude_vector[ADAPTER].weight if self.layer.use_dora[ADAPTER] else None
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        trained = {"lora_down.weight": self.down, "lora_up.weight": self.up}
+        return trained if self.magnitude is None else {**trained, "dora_scale": self.magnitude}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        held = super().state()
+        if self.initial is not None:
+            held |= {"lora_down.initial": self.initial[0], "lora_up.initial": self.initial[1]}
+        return held
+
+    @torch.no_grad()
+    def in_file(self) -> dict[str, torch.Tensor]:
+        if self.initial is not None:
+            # s·(BA - B₀A₀) is a plain LoRA of twice the rank against the weights as they were
+            down, up = self.initial
+            return {
+                "lora_down.weight": torch.cat([self.down, down]),
+                "lora_up.weight": torch.cat([self.up, -up], dim=1),
+            }
+        held = {"lora_down.weight": self.down.detach(), "lora_up.weight": self.up.detach()}
+        if self.magnitude is not None:
+            held["dora_scale"] = self._host_magnitude()
+        return held
+
+    def _host_magnitude(self) -> torch.Tensor:
+        """DoRA is m·(W + sBA)/‖W + sBA‖; ComfyUI divides by ‖W‖ instead (weight_decompose), so m is told for that."""
+        weight = self.layer.get_base_layer().weight.detach().float()
+        change = (self.up.flatten(1) @ self.down.flatten(1)).reshape(weight.shape) * self.scale
+        norm, tuned = weight.flatten(1).norm(dim=1), (weight + change).flatten(1).norm(dim=1)
+        told = self.magnitude.detach().flatten() * norm / tuned  # type: ignore[union-attr]
+        return told.view(-1, *[1] * (weight.ndim - 1))
+
+    @property
+    def file_alpha(self) -> float:
+        rank = self.down.shape[0]
+        if self.initial is not None:
+            return self.scale * 2 * rank
+        plain = float(self.layer.lora_alpha[ADAPTER])
+        # what is scaled by alpha/√rank is read as alpha/rank by everybody else
+        return plain if self.scale == plain / rank else self.scale * rank
+
+    def is_up(self, key: str) -> bool:
+        return key == "lora_up.weight"
+
+    def drop(self, options: AdapterSettings) -> None:
+        """Let training leave out inner values, ranks or the whole module, as sd-scripts' LoRAModule.forward does."""
+
+        def hook(_: nn.Module, __: Any, inner: torch.Tensor) -> torch.Tensor | None:
+            return _thinned(inner, self.down.shape[0], options) if self.layer.training else None
+
+        self.layer.lora_A[ADAPTER].register_forward_hook(hook)
+
+    def start_from_base(self) -> LoraModule:
+        """PiSSA (Meng et al., 2024): A and B begin as the base's largest singular values.
+
+        The paper subtracts B₀A₀ from the base; here the base stays and the same product is subtracted from the output.
+        """
+        weight, rank = self.layer.get_base_layer().weight, self.down.shape[0]
+        if rank > (most := min(weight.flatten(1).shape)):
+            raise SettingsError(f"The initial weights pissa need a rank of at most {most} for {self.name}, not {rank}.")
+        initial = principal_factors(weight, rank, self.scale)
+        with torch.no_grad():
+            down, up = (part.view(own.shape) for part, own in zip(initial, (self.down, self.up), strict=True))
+            self.down.copy_(down)
+            self.up.copy_(up)
+        frozen = self.down.detach().clone(), self.up.detach().clone()
+
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+            return None if self.layer.disable_adapters else output - self._product(args[0], *frozen)
+
+        self.layer.register_forward_hook(hook)
+        return LoraModule(self.name, self.group, self.layer, frozen)
+
+    def _product(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        base = self.layer.get_base_layer()
+        if isinstance(base, nn.Conv2d):
+            return F.conv2d(F.conv2d(x, down, stride=base.stride, padding=base.padding), up) * self.scale
+        return F.linear(F.linear(x, down), up) * self.scale
+
+
+def principal_factors(weight: torch.Tensor, rank: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(A, B) of (rank, in…) and (out, rank) with s·BA the best approximation of that rank, by a fast randomized SVD."""
+    matrix = weight.detach().float().flatten(1)
+    # a few values more than are kept make the kept ones exact
+    left, values, right = torch.svd_lowrank(matrix, q=min(rank + _OVERSAMPLED, *matrix.shape), niter=4)
+    root = (values[:rank] / scale).sqrt()
+    return root[:, None] * right.T[:rank], left[:, :rank] * root
+
+
+def _thinned(inner: torch.Tensor, rank: int, options: AdapterSettings) -> torch.Tensor:
+    if options.module_dropout and torch.rand(1).item() < options.module_dropout:
+        return torch.zeros_like(inner)
+    if options.dropout:
+        inner = F.dropout(inner, options.dropout)
+    if options.rank_dropout:
+        kept = (torch.rand(inner.shape[0], rank, device=inner.device) > options.rank_dropout).to(inner.dtype)
+        places = (1, 1) if inner.ndim == 4 else ()
+        kept = kept.view(-1, *[1] * (inner.ndim - 2), rank) if not places else kept.view(-1, rank, *places)
+        inner = inner * kept / (1 - options.rank_dropout)
+    return inner
+
+
+@dataclass(frozen=True)
+class LycorisModule(AdapterModule):
+    """LoHa or LoKr, as peft computes them and LyCORIS names them."""
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        held = ((key, getattr(self.layer, key, {})) for key in (*_LOHA, *_LOKR))
+        return {key: factors[ADAPTER] for key, factors in held if ADAPTER in factors}
+
+    def in_file(self) -> dict[str, torch.Tensor]:
+        held = self.state()
+        if "lokr_w1" in held and "lokr_w2" in held:
+            # two whole factors have no rank, and loaders take their scale for 1
+            held["lokr_w1"] = held["lokr_w1"] * self.layer.scaling[ADAPTER]
+        return held
+
+
+def module_of(name: str, group: str, layer: nn.Module) -> AdapterModule:
+    """The adapted layer that peft made, by its kind."""
+    return (LoraModule if isinstance(layer, LoraLayer) else LycorisModule)(name, group, layer)
