@@ -72,7 +72,7 @@ def thesis_graph(checkpoint: str, size: int, steps: int) -> Graph:
     graph: Graph = json.loads(dev.need(WORKFLOW).read_text(encoding="utf-8"))
     changes = {
         "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
-        "MjesecThesisSettings": {"resolution": size, "steps": steps},
+        "MjesecLoadKohyaConfig": {"resolution": size, "steps": steps},
         "MjesecTrainLora": {},
     }
     for kind, values in changes.items():

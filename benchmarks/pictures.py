@@ -39,7 +39,7 @@ def small(graph: Graph, train_steps: int) -> Graph:
     """The graph for the tiny SDXL, small; numbers of sampling steps, seeds, prompts and values stay as they are."""
     changes: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": dev.TINY_SDXL.name},
-        "MjesecThesisSettings": {"resolution": SIZE, "steps": min(300, train_steps)},
+        "MjesecLoadKohyaConfig": {"resolution": SIZE, "steps": min(300, train_steps)},
         "MjesecTrainSettings": {**QUICK, "resolution": SIZE, "steps": train_steps},
     }
     for node in graph.values():

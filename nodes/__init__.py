@@ -13,6 +13,7 @@ from . import (
     figure,
     grid_of_images,
     grid_views,
+    kohya,
     live,  # noqa: F401 - its routes are added when it is imported
     lora,
     loss_by_weight,
@@ -32,6 +33,7 @@ from . import (
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *settings.NODES,
+    *kohya.NODES,
     *options.NODES,
     *adapter_options.NODES,
     *data_options.NODES,

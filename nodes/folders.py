@@ -8,11 +8,12 @@ from pathlib import Path
 
 import folder_paths
 
-from ..trainer.errors import DatasetError
+from ..trainer.errors import DatasetError, SettingsError
 from ..trainer.images import IMAGE_EXTENSIONS
 
 _DEEPEST = 3
 _MOST_OFFERED = 1000
+CONFIG_EXTENSIONS = (".toml", ".json", ".txt", ".sh", ".bat", ".ps1")
 
 
 def dataset_roots() -> dict[str, Path]:
@@ -67,6 +68,36 @@ def resolve_dataset(name: str) -> Path:
     if not folder.is_dir():
         raise DatasetError(f"There is no folder '{name}'; put your images into {root.joinpath(*parts)}.")
     return folder
+
+
+def offered_configs() -> list[str]:
+    """Files under the input folder that may be training configurations, by their path within it, sorted."""
+    root = Path(folder_paths.get_input_directory())
+    found: list[str] = []
+    for folder, inner, files in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        inner[:] = sorted(name for name in inner if not name.startswith(".")) if depth < _DEEPEST else []
+        # beside images, text files are captions
+        endings = CONFIG_EXTENSIONS[:1] if _has_images(files) else CONFIG_EXTENSIONS
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in files if name.endswith(endings)]
+    return sorted(found)[:_MOST_OFFERED]
+
+
+def resolve_config(name: str) -> Path:
+    """The configuration behind a path within the input folder.
+
+    Raises:
+        SettingsError: another kind of file, one outside the input folder, or none.
+    """
+    root = Path(os.path.realpath(folder_paths.get_input_directory()))
+    parts = [part for part in name.replace("\\", "/").split("/") if part]
+    cure = "put it into ComfyUI's input folder or paste its text"
+    if "\0" in name or not name.endswith(CONFIG_EXTENSIONS) or any(part in ("..", ".") for part in parts):
+        raise SettingsError(f"'{name}' is no configuration in the input folder; {cure}.")
+    path = Path(os.path.realpath(root.joinpath(*parts)))
+    if not path.is_relative_to(root) or not path.is_file():
+        raise SettingsError(f"There is no configuration '{name}' in the input folder; {cure}.")
+    return path
 
 
 def listing_fingerprint(name: str) -> str:

@@ -10,6 +10,8 @@ import comfy.model_management
 import comfy.utils
 from server import PromptServer
 
+from ..trainer.clock import clock
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -19,13 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("mjesec")
 _CONSOLE_EVERY_SECONDS = 2.0
 _PREVIEW_PX = 512
-
-
-def clock(seconds: float) -> str:
-    """75 as ``1:15``, 3700 as ``1:01:40``."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class NodeWatcher:
@@ -43,8 +38,10 @@ class NodeWatcher:
         if self._bar_of != name:
             self._stage_began = now
         self._advance(name, done, total, preview)
-        left = (now - self._stage_began) / max(done, 1) * (total - done)
-        self._tell(f"{name}: {done}/{total}, {clock(left)} left", force=done == total)
+        # the first item stands at the beginning of the clock
+        rate = (done - 1) / (now - self._stage_began) if done > 1 and now > self._stage_began else 0.0
+        left = f", {rate:.2f}/s, {clock((total - done) / rate)} left" if rate else ""
+        self._tell(f"{name}: {done}/{total}{left}", force=done == total)
 
     def step(self, step: Step) -> None:
         self._advance("training", step.step, step.steps)

@@ -23,13 +23,24 @@ _MOST_LOSSES = 20_000
 
 
 class Checkpoints:
-    """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user."""
+    """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user.
+
+    writes: False in all but one of several processes; they read the same state.
+    """
 
     def __init__(
-        self, run: str, outputs: Outputs, base_name: str, dataset: Dataset, log: RunLog, say: Callable[[str], None]
+        self,
+        run: str,
+        outputs: Outputs,
+        base_name: str,
+        dataset: Dataset,
+        log: RunLog,
+        say: Callable[[str], None],
+        *,
+        writes: bool = True,
     ) -> None:
         self.run, self.outputs, self.base_name, self.dataset = run, outputs, base_name, dataset
-        self.log, self.say = log, say
+        self.log, self.say, self.writes = log, say, writes
         self.started = time.time()
         self._saved = time.monotonic()
 
@@ -37,8 +48,14 @@ class Checkpoints:
         """Put the saved state into a fresh trainer; False where there is none."""
         return load_state(self.outputs.state, trainer, self.run)
 
+    def forget_state(self) -> None:
+        """Delete the state of a run that is finished."""
+        if self.writes:
+            self.outputs.state.unlink(missing_ok=True)
+
     def save_state(self, trainer: Trainer) -> None:
-        save_state(self.outputs.state, trainer, self.run)
+        if self.writes:
+            save_state(self.outputs.state, trainer, self.run)
         self._saved = time.monotonic()
 
     def loras_after(self, trainer: Trainer, step: Step, *, wanted: bool) -> None:
@@ -97,6 +114,8 @@ class Checkpoints:
         Raises:
             LoraFileError: the file could not be written, or a value does not fit its number format.
         """
+        if not self.writes:
+            return
         if trainer.mean is not None and trainer.settings.ema.file == "beside":
             # first: the file itself says that the run is finished
             with trainer.averaged():

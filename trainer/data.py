@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .batches import effective_epochs, plan_epoch, steps_per_epoch
 from .buckets import Placement, place, told_crop
 from .caption_variants import fixed_caption
+from .errors import BrokenImages, ImageError
 from .images import read_size
 from .latents import Latents, LatentsCache
 from .masks import read_mask
@@ -43,6 +44,7 @@ class Batch:
     """Stacked examples: ``latents`` (N, 4, h, w), ``time_ids`` (N, 6), ``tokens`` (2, N, 77k), all on the CPU.
 
     mask: (N, 1, h, w) from 0 to 1, None where everything counts. prior: (N,) bool, True for regularisation images.
+    rows: those that this process computes; numbers are drawn for all of them, whoever computes what.
     """
 
     latents: torch.Tensor
@@ -50,6 +52,13 @@ class Batch:
     tokens: torch.Tensor
     mask: torch.Tensor | None
     prior: torch.Tensor
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def own(self) -> Batch:
+        """Its ``rows`` alone."""
+        rows = self.rows
+        mask = None if self.mask is None else self.mask[rows]
+        return Batch(self.latents[rows], self.time_ids[rows], self.tokens[:, rows], mask, self.prior[rows])
 
 
 def prepare(
@@ -58,28 +67,49 @@ def prepare(
     """Encode and tokenize every sample at every resolution; with several of them, all samples at the first come first.
 
     ``on_item(done, of)`` after each image, and what it raises ends the work.
+
+    Raises:
+        BrokenImages: after everything else is encoded, for images that cannot be read any more.
     """
     examples: list[Example] = []
-    placed = _placements(dataset, settings)
-    for number, (sample, placement) in enumerate(placed, 1):
-        tokens, cut = caption_ids(fixed_caption(sample.caption, settings.captions), settings.captions, tokenize)
-        example = _example(sample, placement, settings, cache, tokens, cut)
-        if settings.images.flip:
-            mirrored = _example(sample, placement, settings, cache, tokens, cut, mirrored=True)
-            example = replace(example, mirrored=mirrored)
-        examples.append(example)
-        on_item(number, len(placed))
+    broken: list[ImageError] = []
+    placed = _placements(dataset, settings, broken)
+    with cache.reading_ahead(placed, settings):
+        for number, (sample, placement) in enumerate(placed, 1):
+            try:
+                examples.append(_both_ways(sample, placement, settings, cache, tokenize))
+            except ImageError as error:
+                broken.append(error)
+            on_item(number, len(placed))
+    if broken:
+        raise BrokenImages(broken)
     return tuple(examples)
 
 
-def _placements(dataset: Dataset, settings: TrainSettings) -> list[tuple[Sample, Placement]]:
-    """Each sample at each resolution, less what comes out the same because the image is too small for more."""
+def _both_ways(
+    sample: Sample, placement: Placement, settings: TrainSettings, cache: LatentsCache, tokenize: Tokenize
+) -> Example:
+    tokens, cut = caption_ids(fixed_caption(sample.caption, settings.captions), settings.captions, tokenize)
+    example = _example(sample, placement, settings, cache, tokens, cut)
+    if not settings.images.flip:
+        return example
+    return replace(example, mirrored=_example(sample, placement, settings, cache, tokens, cut, mirrored=True))
+
+
+def _placements(dataset: Dataset, settings: TrainSettings, broken: list[ImageError]) -> list[tuple[Sample, Placement]]:
+    """Each sample at each resolution, less what comes out the same because the image is too small for more.
+
+    Images whose size cannot be read are noted in ``broken``.
+    """
     placed: dict[tuple[int, Placement], Sample] = {}
     sides = [None, *settings.images.more_resolutions]
     for side in sides:
         buckets = settings.buckets if side is None else replace(settings.buckets, resolution=(side, side))
         for index, sample in enumerate(dataset.samples):
-            placed.setdefault((index, place(*_size(sample, settings), buckets)), sample)
+            try:
+                placed.setdefault((index, place(*_size(sample, settings), buckets)), sample)
+            except ImageError as error:
+                broken.append(error)
     return [(sample, placement) for (_, placement), sample in placed.items()]
 
 

@@ -5,6 +5,7 @@ ValueError
     ├── SettingsError       a number or a name in the settings that cannot work
     ├── DatasetError        a folder from which nothing can be trained
     ├── ImageError          one image file that cannot be used (path, reason)
+    ├── BrokenImages        images of a dataset that cannot be read any more (paths)
     ├── ModelError          a MODEL, CLIP or VAE of another architecture
     ├── NonFiniteLoss       the loss became NaN or infinite (step)
     └── LoraFileError       a LoRA file that cannot be read or written
@@ -15,6 +16,7 @@ Exception
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 class TrainerError(ValueError):
@@ -39,6 +41,21 @@ class ImageError(TrainerError):
         self.path = os.fspath(path)
         self.reason = reason
         super().__init__(f"The image '{self.path}' cannot be used: {reason}.")
+
+
+class BrokenImages(TrainerError):
+    """Images that could be read when the dataset was made and cannot any more; all others are encoded.
+
+    Attributes: `paths`, the files as text.
+    """
+
+    def __init__(self, errors: Sequence[ImageError]) -> None:
+        errors = list({error.path: error for error in errors}.values())
+        self.paths = frozenset(error.path for error in errors)
+        named = "; ".join(f"'{error.path}': {error.reason}" for error in errors[:5])
+        more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+        count = "1 image" if len(errors) == 1 else f"{len(errors)} images"
+        super().__init__(f"{count} cannot be read any more ({named}{more}); mend or remove what is named.")
 
 
 class ModelError(TrainerError):

@@ -14,6 +14,7 @@ from .data import Tokenize
 from .latents import Encode
 from .loop import Step
 from .outputs import Outputs
+from .processes import ALONE, Processes
 from .samples import Dataset
 from .sdxl import Parts
 from .settings import TrainSettings
@@ -91,6 +92,7 @@ class Job:
 
     control: wishes of the user. on_record: told every record of the run's log as it is written.
     origin: who asked for the run, for the log ("node_id": "5"). sampler: draws images on the way; None for none.
+    processes: who trains together; only the main one writes files.
     """
 
     dataset: Dataset
@@ -107,6 +109,7 @@ class Job:
     on_record: Callable[[Mapping[str, object]], None] = _nobody
     origin: Mapping[str, str] = field(default_factory=dict)
     sampler: Sampler | None = None
+    processes: Processes = ALONE
 
     def say(self, line: str) -> None:
         self.lines.append(line)

@@ -23,7 +23,7 @@ class Journal:
         self.log = RunLog(outputs.log, job.on_record)
         self._events: EventFiles | None = None
         self._smoothed: float | None = None
-        if job.settings.saving.tensorboard and tensorboard.is_installed():
+        if job.processes.main and job.settings.saving.tensorboard and tensorboard.is_installed():
             name = f"{outputs.lora.stem}-{outputs.folder.name[:8]}"
             self._events = EventFiles(job.folders.work / "tensorboard" / name)
             self.log.listeners.append(self._events.hear)
@@ -37,7 +37,8 @@ class Journal:
         for loss in trainer.progress.losses:
             self._smooth(loss)
         step = trainer.progress.step
-        self.log.open(step)
+        if self.job.processes.main:
+            self.log.open(step)
         self.log.write("begin", step, **self._facts(), steps_per_epoch=trainer.plan.steps_per_epoch)
 
     def step(self, step: Step) -> None:
@@ -56,7 +57,7 @@ class Journal:
         """What the report says about TensorBoard."""
         if self._events is not None:
             return [f"TensorBoard files: {self._events.folder}."]
-        if self.job.settings.saving.tensorboard:
+        if self.job.processes.main and self.job.settings.saving.tensorboard:
             return ["No TensorBoard files: the package tensorboard is not installed."]
         return []
 

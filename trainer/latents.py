@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .buckets import Placement
 from .errors import LoraFileError
 from .files import write_atomically
 from .images import apply_placement, load_rgb
+from .read_ahead import ReadAhead
 from .samples import Sample
 from .settings import TrainSettings
 
@@ -45,7 +46,16 @@ class LatentsCache:
 
     def __init__(self, folder: Path, vae_fingerprint: str, encode: Encode) -> None:
         self.folder, self.fingerprint, self.encode = folder, vae_fingerprint, encode
-        self.hits = 0
+        self.hits = self.misses = 0
+        self._ahead: ReadAhead[tuple[Sample, Placement], np.ndarray] | None = None
+
+    def told(self, seconds: float) -> str:
+        """How much was encoded in that time, for the report."""
+        found = f"{self.hits} images were on disk" if self.hits else ""
+        if not self.misses:
+            return f"Latents: {found or 'none'}."
+        speed = f"{self.misses} images encoded in {seconds:.1f} s, {self.misses / max(seconds, 1e-9):.2f} images/s"
+        return f"Latents: {speed}{found and f'; {found}'}."
 
     def path(self, sample: Sample, placement: Placement, settings: TrainSettings, *, mirrored: bool = False) -> Path:
         fields = (
@@ -57,6 +67,16 @@ class LatentsCache:
         key = hashlib.sha256(repr(fields).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
 
+    @contextlib.contextmanager
+    def reading_ahead(self, wanted: Iterable[tuple[Sample, Placement]], settings: TrainSettings) -> Iterator[None]:
+        """Inside, what is not on disk yet is decoded in threads before ``get`` asks for it, in this order."""
+        missing = ((s, p) for s, p in wanted if not self.path(s, p, settings).exists())
+        with ReadAhead(lambda key: load_pixels(*key, settings), missing) as self._ahead:
+            try:
+                yield
+            finally:
+                self._ahead = None
+
     def get(self, sample: Sample, placement: Placement, settings: TrainSettings, *, mirrored: bool = False) -> Latents:
         """Latents of one image, or of its mirror image, from disk or freshly encoded.
 
@@ -67,19 +87,29 @@ class LatentsCache:
         if (held := _read(path, placement)) is not None:
             self.hits += 1
             return held
-        image = load_rgb(
-            sample.path, exif_rotate=settings.images.exif_rotate, background=settings.images.alpha_background
-        )
-        pixels = np.asarray(apply_placement(image, placement), np.float32) / 255
+        known = self._ahead is not None
+        pixels = self._ahead.take((sample, placement)) if known else load_pixels(sample, placement, settings)
         if mirrored:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         mean, std = self.encode(torch.from_numpy(pixels)[None])
         mean = _kept(mean)
         latents = Latents(mean, torch.zeros_like(mean) if std is None else _kept(std))
+        self.misses += 1
         # a full disk costs the next run time, not this one its result
         with contextlib.suppress(LoraFileError):
             write_atomically(path, lambda scratch: save_file({"mean": latents.mean, "std": latents.std}, scratch))
         return latents
+
+
+def load_pixels(sample: Sample, placement: Placement, settings: TrainSettings) -> np.ndarray:
+    """The training image, (H, W, 3) float32 from 0 to 1.
+
+    Raises:
+        ImageError: the image cannot be read any more.
+    """
+    options = settings.images
+    image = load_rgb(sample.path, exif_rotate=options.exif_rotate, background=options.alpha_background)
+    return np.asarray(apply_placement(image, placement), np.float32) / 255
 
 
 def _kept(encoded: torch.Tensor) -> torch.Tensor:

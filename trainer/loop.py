@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -21,6 +22,7 @@ from .loss import draw_noise, draw_timesteps, error_per_value, huber_parameter, 
 from .noise import add_noise, mse_per_image, step_generator, target
 from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
 from .precision import compute_dtype
+from .processes import ALONE, Processes
 from .sdxl import Parts, encode_text
 from .settings import TrainSettings
 from .tokens import Tokenize, caption_ids
@@ -71,12 +73,13 @@ class Trainer:
         settings: TrainSettings,
         device: torch.device,
         tokenize: Tokenize | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         if settings.captions.varies and tokenize is None:
             raise ValueError("Captions that vary need a tokenizer; pass tokenize.")
         self.tokenize = tokenize
         self.parts, self.adapters, self.examples = parts, adapters, examples
-        self.settings, self.device = settings, device
+        self.settings, self.device, self.processes = settings, device, processes
         self.dtype = compute_dtype(settings.precision, device)
         if device.type == "cpu":
             parts.unet.set_attn_processor(DirectAttention())
@@ -188,13 +191,19 @@ class Trainer:
         total = 0.0
         try:
             for place, indices in enumerate(micro):
+                rows = self.processes.rows(len(indices))
+                if (own := rows.stop - rows.start) == 0:
+                    continue
                 generator = step_generator(self.settings.seed, 2, number, place)
+                batch = replace(self.draw(indices, number, place), rows=rows)
                 with self._dropping(number, place):
-                    loss = self.loss(self.draw(indices, number, place), generator)
-                    self.scaler.scale(loss / len(micro)).backward()
-                total += loss.item() / len(micro)
-                if not torch.isfinite(torch.tensor(total)):
-                    raise NonFiniteLoss(number + 1)
+                    share = self.loss(batch, generator) * (own / len(indices) / len(micro))
+                    self.scaler.scale(share).backward()
+                total += share.item()
+            total = self.processes.add(total, self.device)
+            if not math.isfinite(total):
+                raise NonFiniteLoss(number + 1)
+            self.processes.add_gradients(self._weights)
             norm, taken = self._update(number)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -243,15 +252,20 @@ class Trainer:
         return caption_ids(draw_caption(example.sample.caption, options, generator, epoch), options, self.tokenize)[0]
 
     def loss(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> torch.Tensor:
-        """What is minimized: the settings' loss at random timesteps, or at the given ones, (N,) int64."""
+        """What is minimized: the settings' loss at random timesteps, or at the given ones, (N,) int64.
+
+        Numbers are drawn for the whole batch; only this process's rows of it are computed.
+        """
         options = self.settings.loss
         if timesteps is None:
             timesteps = draw_timesteps(len(batch.latents), len(self._alpha_bar), options, generator)
         x0 = batch.latents.to(self.device) * self.parts.latent_scale
         noise = draw_noise(x0, options, generator)
+        seen = perturbed(noise, options, generator)
+        x0, noise, seen, timesteps, batch = (*(t[batch.rows] for t in (x0, noise, seen, timesteps)), batch.own())
         timesteps = timesteps.to(self.device)
         alpha_bar = self._alpha_bar[timesteps]
-        guess = self._predict(add_noise(x0, perturbed(noise, options, generator), alpha_bar), timesteps, batch)
+        guess = self._predict(add_noise(x0, seen, alpha_bar), timesteps, batch)
         goal = target(x0, noise, alpha_bar, self.parts.prediction)
         c = None if options.kind == "l2" else huber_parameter(alpha_bar, timesteps, options)
         error = error_per_value(guess, goal, c, options)

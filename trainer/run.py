@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from .errors import BrokenImages
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
 from .outputs import find_place, stored_losses, stored_validation
@@ -13,9 +16,23 @@ __all__ = ["Base", "Folders", "Job", "Result", "Watcher", "train"]
 def train(job: Job) -> Result:
     """Run a job to its end, or go on with one that was interrupted, or find that it is done already.
 
+    Images that broke since the dataset was made are named and left out; the run is then that of the others.
+
     Raises:
         TrainerError: whatever the user can put right, one sentence.
     """
+    while True:
+        try:
+            return _train(job)
+        except BrokenImages as error:
+            kept = tuple(sample for sample in job.dataset.samples if sample.path not in error.paths)
+            if not kept:
+                raise
+            job.say(f"{error} The training goes on without.")
+            job.dataset = replace(job.dataset, samples=kept)
+
+
+def _train(job: Job) -> Result:
     run = run_id(job.settings, job.dataset, job.base.fingerprint, job.base.vae_fingerprint)
     place = find_place(job.settings.output_name, run, job.folders.loras, job.folders.work)
     path = place.outputs.lora

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from .adapter import add_adapters
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
-from .errors import DatasetError
+from .errors import BrokenImages, DatasetError
 from .job import Job, Result
 from .journal import Journal
 from .latents import LatentsCache
@@ -41,16 +42,24 @@ class Session:
         self.training, self.held_out = _split(job.dataset, job.settings)
         self.journal = Journal(job, outputs)
         self.log = self.journal.log
-        self.files = Checkpoints(run, outputs, job.base.name, self.training, self.log, job.watcher.say)
+        self.files = Checkpoints(
+            run, outputs, job.base.name, self.training, self.log, job.watcher.say, writes=job.processes.main
+        )
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
 
     def train(self) -> Result:
-        self.outputs.remove_scratch()
+        if self.job.processes.main:
+            self.outputs.remove_scratch()
         self.journal.prepare()
         try:
             self._examples, self._held_out = self._prepare()
             return self._train()
+        except BrokenImages as error:
+            # mostly not the end: the run begins anew without them
+            if len(error.paths) == self.job.dataset.num_images:
+                self.log.end("failed", str(error))
+            raise
         except BaseException as error:
             self.log.end("failed" if isinstance(error, Exception) else "stopped", str(error) or "Interrupted.")
             raise
@@ -60,17 +69,28 @@ class Session:
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         job = self.job
         cache = LatentsCache(job.folders.work / "latents", job.base.vae_fingerprint, job.encode)
+        began = time.monotonic()
         examples = self._encoded(self.training, self.settings, cache)
         # measured as they are: neither mirrored nor at other resolutions
         plain = replace(self.settings, images=replace(self.settings.images, flip=False, more_resolutions=()))
         held_out = self._encoded(self.held_out, plain, cache)
+        job.say(cache.told(time.monotonic() - began))
         for line in plan_lines(self.settings, self.training, job.tokenize, Plan(examples, self.settings)):
             job.say(line)
         return examples, held_out
 
     def _encoded(self, dataset: Dataset, settings: TrainSettings, cache: LatentsCache) -> tuple[Example, ...]:
-        stage = self.job.watcher.stage
-        return prepare(dataset, settings, cache, self.job.tokenize, lambda done, of: stage("encoding images", done, of))
+        job = self.job
+
+        def on_item(done: int, of: int) -> None:
+            job.watcher.stage("encoding images", done, of)
+
+        if job.processes.count > 1:
+            # each process encodes its share, and then all find everything on disk
+            with contextlib.suppress(BrokenImages):
+                prepare(job.processes.share_of(dataset), settings, cache, job.tokenize, on_item)
+            job.processes.wait()
+        return prepare(dataset, settings, cache, job.tokenize, on_item)
 
     def _train(self) -> Result:
         trainer = self._trainer()
@@ -92,7 +112,9 @@ class Session:
         with self.files.nothing_lost(trainer):
             validator.after(trainer, last=True)
             self.files.save_lora(trainer, self.outputs.lora)
-        self.outputs.state.unlink(missing_ok=True)
+            self.files.forget_state()
+        # whoever is first to end would take the others' connection away
+        self.job.processes.wait()
         return self._finished(trainer, validator, early=reason == "enough")
 
     def _trainer(self) -> Trainer:
@@ -100,7 +122,15 @@ class Session:
         parts = self.job.parts()
         adapters = add_adapters(parts, self.settings)
         _set_modes(parts, self.settings)
-        trainer = Trainer(parts, adapters, self._examples, self.settings, self.job.device, self.job.tokenize)
+        trainer = Trainer(
+            parts,
+            adapters,
+            self._examples,
+            self.settings,
+            self.job.device,
+            self.job.tokenize,
+            self.job.processes,
+        )
         self.files.load(trainer)
         return trainer
 

@@ -25,6 +25,7 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecMoonDataset",
         "MjesecTrainSettings",
         "MjesecThesisSettings",
+        "MjesecLoadKohyaConfig",
         "MjesecOptimizerOptions",
         "MjesecLossOptions",
         "MjesecAdapterOptions",

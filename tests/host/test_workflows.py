@@ -27,7 +27,7 @@ FILES = {path.stem: path for path in sorted((dev.ROOT / "workflows" / "api").glo
 SMALL: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": dev.TINY_SDXL.name},
     "MjesecTrainSettings": {"steps": 4, "resolution": 128},
-    "MjesecThesisSettings": {"steps": 4, "resolution": 128},
+    "MjesecLoadKohyaConfig": {"steps": 4, "resolution": 128},
     "MjesecSweep": {"steps": 3, "width": 128, "height": 128},
     "MjesecDenoisingStrip": {"steps": 2, "at_steps": "0, 1, 2"},
     "MjesecNightScene": {"width": 128, "height": 128},
@@ -168,7 +168,8 @@ def test_no_run_leaves_a_complaint_in_the_log(runs: dict[str, Run], host: Host) 
 
 
 def test_the_lora_is_in_kohyas_form_with_the_numbers_that_were_set(training: Run, host: Host) -> None:
-    settings = next(v["inputs"] for v in training.graph.values() if v["class_type"].endswith("Settings"))
+    kinds = ("Settings", "KohyaConfig")
+    settings = next(v["inputs"] for v in training.graph.values() if v["class_type"].endswith(kinds))
     with safe_open(host.output / "loras" / training.lora(), framework="pt") as file:
         metadata, names = file.metadata(), list(file.keys())
     modules = {name.split(".")[0] for name in names}

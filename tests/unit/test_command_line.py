@@ -1,0 +1,260 @@
+"""`python -m trainer CONFIG` from a checkpoint file on: alone, interrupted, and as two processes of accelerate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tiny_parts
+import torch
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from pack.trainer.__main__ import main
+from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, openclip_state
+from pack.trainer.errors import ModelError
+from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
+from pack.trainer.vae_names import vae_config, vae_encoder_state
+from safetensors.torch import save_file
+
+import dev
+
+CONFIG = """
+train_data_dir = "images"
+pretrained_model_name_or_path = "tiny.safetensors"
+output_dir = "loras"
+output_name = "moon"
+resolution = 64
+enable_bucket = true
+caption_extension = ".txt"
+network_dim = 4
+network_alpha = 4
+learning_rate = 1e-3
+max_train_steps = 4
+cache_latents = true
+seed = 3
+"""
+
+
+def ldm_vae_state(vae: AutoencoderKL) -> tiny_parts.State:
+    """The encoder of a diffusers VAE under the names of Stability's autoencoder, its attention as convolutions."""
+    out: tiny_parts.State = {}
+    middle = {"resnets.0": "block_1", "attentions.0": "attn_1", "resnets.1": "block_2"}
+    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    for name, tensor in vae.state_dict().items():
+        parts = name.split(".")
+        if parts[0] not in ("encoder", "quant_conv"):
+            continue
+        if parts[1] == "down_blocks" and parts[3] == "resnets":
+            rest = ".".join(parts[5:]).replace("conv_shortcut", "nin_shortcut")
+            name = f"encoder.down.{parts[2]}.block.{parts[4]}.{rest}"
+        elif parts[1] == "down_blocks":
+            name = f"encoder.down.{parts[2]}.downsample.conv.{parts[6]}"
+        elif parts[1] == "mid_block":
+            part, inner = ".".join(parts[2:4]), ".".join(parts[4:-1])
+            if part == "attentions.0":
+                inner = attention[inner]
+                tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+            name = f"encoder.mid.{middle[part]}.{inner}.{parts[-1]}"
+        out[name.replace("conv_norm_out", "norm_out")] = tensor.contiguous()
+    return out
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    return tiny_parts._vae()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, vae: AutoencoderKL) -> Path:
+    """A folder with a checkpoint, images, a tokenizer of single letters and a configuration."""
+    folder = tmp_path_factory.mktemp("line")
+    parts = [
+        (UNET_PREFIX, tiny_parts.unet_state()),
+        (TE1_PREFIX, tiny_parts.text_state(False)),
+        (TE2_PREFIX, openclip_state(tiny_parts.text_state(True))),
+        (VAE_PREFIX, ldm_vae_state(vae)),
+    ]
+    state = {prefix + name: tensor for prefix, part in parts for name, tensor in part.items()}
+    save_file(state, folder / "tiny.safetensors")
+    tiny_parts.write_images(folder / "images" / "1_disc", count=5)
+    letters = [letter + end for letter in map(chr, range(97, 123)) for end in ("", "</w>")]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    vocabulary |= {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "config.toml").write_text(CONFIG)
+    return folder
+
+
+def arguments(workplace: Path, out: Path, *more: str) -> list[str]:
+    return [
+        str(workplace / "config.toml"), "--output", str(out), "--tokenizer", str(workplace / "tokenizer"),
+        "--head-channels", str(tiny_parts.HEAD_CHANNELS), "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+def test_a_configuration_becomes_a_lora(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(workplace, tmp_path)) == 0
+    told = capsys.readouterr().out
+    assert "4 steps of 1 image: 0.80 epochs of 5 steps." in told
+    assert "Effective learning rates: U-Net 0.001, text encoders 0.001." in told
+    assert "0 of 5 captions are longer than 75 tokens" in told
+    assert "step 4/4, loss " in told
+    metadata = read_metadata(tmp_path / "moon.safetensors")
+    assert (metadata["ss_steps"], metadata["ss_network_dim"], metadata["ss_seed"]) == ("4", "4", "3")
+    assert metadata["ss_sd_model_name"] == "tiny.safetensors"
+    assert len(read_lora(tmp_path / "moon.safetensors")) == 3 * (tiny_parts.U_NET_MODULES + tiny_parts.TEXT_MODULES)
+    # once more: nothing is left to do
+    assert main(arguments(workplace, tmp_path)) == 0
+    assert "moon.safetensors holds this very run already" in capsys.readouterr().out
+
+
+def test_a_check_reads_everything_and_trains_nothing(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(workplace, tmp_path, "--check", "--steps", "10")) == 0
+    assert "10 steps of 1 image: 2.00 epochs of 5 steps." in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_how_to_go_on_and_does(
+    number: int, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        # as soon as the run has taken a step
+        while not any('"step", "step": 2' in log.read_text() for log in tmp_path.rglob("log.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert main(arguments(workplace, tmp_path, "--steps", "400")) == 130
+    told = capsys.readouterr()
+    assert "Stopped after step " in told.out
+    assert "Run the same command again to go on." in told.err
+    assert not (tmp_path / "moon.safetensors").exists()
+    stopped = int(told.out.rpartition("Stopped after step ")[2].partition(";")[0])
+    state = next(tmp_path.rglob("state.safetensors"))
+    assert stopped >= 2 and state.exists()
+
+
+def test_regularisation_images_count_as_much_as_the_others_and_by_their_weight(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_parts.write_images(tmp_path / "reg" / "1_disc", count=2, size=70)
+    (tmp_path / "config.toml").write_text(CONFIG + f'reg_data_dir = "{tmp_path / "reg"}"\nprior_loss_weight = 0.5\n')
+    rest = arguments(workplace, tmp_path / "loras", "--images", str(workplace / "images"), "--check")
+    assert main([str(tmp_path / "config.toml"), *rest[1:]]) == 0
+    told = capsys.readouterr().out
+    assert "4 steps of 1 image: 0.40 epochs of 10 steps." in told
+    assert "prior_loss_weight = 0.5" in told
+
+
+def test_what_is_wrong_is_one_sentence_on_the_error_stream(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(workplace, tmp_path, "--checkpoint", "none.safetensors")) == 2
+    assert "Error: There is no checkpoint 'none.safetensors'; give --checkpoint FILE" in capsys.readouterr().err
+    assert main(["none.toml"]) == 2
+    assert "The configuration 'none.toml' cannot be read" in capsys.readouterr().err
+
+
+# without a GPU, accelerate starts several processes on one machine by this name alone; they speak through gloo
+def launch(workplace: Path, out: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+               "--num_cpu_threads_per_process", "1", "-m", "trainer"]  # fmt: skip
+    return subprocess.run(
+        [*command, *arguments(workplace, out, *more)], cwd=dev.ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False,
+    )  # fmt: skip
+
+
+def test_two_processes_train_what_one_does_on_the_same_batches(workplace: Path, tmp_path: Path) -> None:
+    """Five images in batches of two: the last batch of an epoch has one row, and one process none."""
+    (workplace / "both.toml").write_text(CONFIG + 'train_batch_size = 2\nsave_precision = "float"\n')
+    alone = arguments(workplace, tmp_path / "one")
+    assert main([str(workplace / "both.toml"), *alone[1:]]) == 0
+    # of each of two processes, one image
+    (workplace / "config.toml").write_text(CONFIG + 'save_precision = "float"\n')
+    try:
+        done = launch(workplace, tmp_path / "two", 2)
+    finally:
+        (workplace / "config.toml").write_text(CONFIG)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Saved moon.safetensors.") == 1
+    one, two = (read_lora(tmp_path / name / "moon.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    flat = [torch.cat([state[name].flatten() for name in sorted(one)]).double() for state in (one, two)]
+    assert ((flat[0] - flat[1]).norm() / flat[0].norm()).item() <= 1e-5
+    metadata = [read_metadata(tmp_path / name / "moon.safetensors") for name in ("one", "two")]
+    # the same run: either could have gone on with the other's state
+    assert metadata[0]["mjesec_run"] == metadata[1]["mjesec_run"]
+    losses = [[float(v) for v in m["mjesec_losses"].split(",")] for m in metadata]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_vaes_names_are_diffusers(vae: AutoencoderKL) -> None:
+    original = ldm_vae_state(vae)
+    ours = vae_encoder_state(original)
+    theirs = convert_ldm_vae_checkpoint(original, dict(vae.config))
+    assert ours.keys() == {name for name in vae.state_dict() if name.startswith(("encoder.", "quant_conv."))}
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, vae.state_dict()[name]), name
+        assert torch.equal(tensor, theirs[name].reshape(tensor.shape)), name
+    assert vae_config(ours)["block_out_channels"] == tuple(vae.config.block_out_channels)
+
+
+def test_the_encoder_gives_what_diffusers_vae_gives(vae: AutoencoderKL) -> None:
+    state = vae_encoder_state(ldm_vae_state(vae))
+    encode = make_encoder(state, tiny_parts.CPU, groups=4)
+    pixels = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        posterior = vae.encode(pixels.movedim(-1, 1) * 2 - 1).latent_dist
+    mean, std = encode(pixels)
+    torch.testing.assert_close(mean, posterior.mean)
+    torch.testing.assert_close(std, posterior.std)
+
+
+def test_the_networks_of_a_file_are_those_that_were_written(workplace: Path) -> None:
+    file = SingleFile(workplace / "tiny.safetensors")
+    parts = build_parts(
+        file.unet(), *file.text(), "fp32", tiny_parts.CPU, v_prediction=True, head_channels=tiny_parts.HEAD_CHANNELS
+    )
+    expected = tiny_parts.make_parts()
+    for built, wanted in zip(parts.modules(), expected.modules(), strict=True):
+        tiny_parts.assert_same(dict(built.named_parameters()), dict(wanted.named_parameters()))
+    assert parts.prediction == "v_prediction"
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="'a.safetensors' holds no U-Net under 'model.diffusion_model.'"):
+        SingleFile(tmp_path / "a.safetensors").unet()
+    with pytest.raises(ModelError, match="is not a readable safetensors file"):
+        SingleFile(tmp_path / "b.safetensors").unet()
+    with pytest.raises(ModelError, match="The checkpoint's VAE is not of Stable Diffusion's kind"):
+        vae_encoder_state({"taesd_encoder.0.weight": torch.zeros(1)})
+
+
+def test_the_tokenizer_is_found_where_comfyui_keeps_it(workplace: Path, tmp_path: Path) -> None:
+    place = tmp_path / "comfy" / "sd1_tokenizer"
+    place.parent.mkdir()
+    place.symlink_to(workplace / "tokenizer")
+    assert find_tokenizer("", {"COMFYUI_PATH": str(tmp_path)}) == place
+    assert find_tokenizer(str(place), {}) == place
+    with pytest.raises(ModelError, match="name its folder with --tokenizer"):
+        find_tokenizer(str(tmp_path), {"COMFYUI_PATH": str(tmp_path)})
+    ids = load_tokenizer(place)("ab c")
+    assert (ids[0], ids[-1]) == (49406, 49407)
+    assert len(load_tokenizer(place)("a " * 200)) > 77
