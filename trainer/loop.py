@@ -97,6 +97,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.progress = Progress()
         self.rates: dict[str, float] = {}
+        # seconds a step, smoothed
+        self.pace = 0.0
         self._weights = adapters.parameters()
         # on only while a step lets them drop something, also where checkpointing wants everything in training mode
         adapters.train(False)
@@ -175,14 +177,15 @@ class Trainer:
         Raises:
             NonFiniteLoss: the loss or the gradient is NaN or infinite; weights are those of the last good step.
         """
-        smoothed = 0.0
+        first = self.progress.step
         while self.progress.step < self.settings.steps:
             began = time.perf_counter()
             loss, norm, taken = self.step()
             seconds = time.perf_counter() - began
             # the first step pays for warming up; it must not spoil the estimate
-            smoothed = seconds if self.progress.step <= 2 or not smoothed else 0.9 * smoothed + 0.1 * seconds
-            on_step(Step(self.progress.step, self.settings.steps, loss, norm, self.rates, smoothed, taken))
+            warm = self.progress.step > first + 2
+            self.pace = 0.9 * self.pace + 0.1 * seconds if warm else seconds
+            on_step(Step(self.progress.step, self.settings.steps, loss, norm, self.rates, self.pace, taken))
 
     def step(self) -> tuple[float, float, bool]:
         """One optimizer step: mean loss, gradient norm before clipping, and whether fp16 let it be taken."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from .caption_variants import fixed_caption
 from .data import Plan, Tokenize
 from .loop import Trainer
 from .optim import effective_rates, group_rate
 from .samples import Dataset
 from .settings import TrainSettings
+from .speed import floor_flops, speed_line
 
 
 def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, plan: Plan) -> list[str]:
@@ -63,9 +66,19 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
         f"{when}: {told}.",
         f"{progress.step} steps in {seconds:.0f} s; mean loss of the last tenth {sum(recent) / len(recent):.4f}.",
     ]
+    if trainer.pace:
+        lines.append(_speed(trainer))
     if progress.skipped:
         lines.append(f"{progress.skipped} steps overflowed fp16 and were counted but not taken.")
     if held_out is not None:
         base, tuned = held_out
         lines.append(f"Held-out loss: base {base:.5f}, with the LoRA {tuned:.5f}, ratio {tuned / base:.3f}.")
     return [*lines, f"Saved {path.name}."]
+
+
+def _speed(trainer: Trainer) -> str:
+    settings = trainer.settings
+    height, width = trainer.examples[0].latents.mean.shape[-2:]
+    batch = torch.Size((settings.batch_size, 4, height, width))
+    flops = floor_flops(trainer.parts, batch, with_text=settings.trains_text) * settings.gradient_accumulation
+    return speed_line(flops, trainer.pace, trainer.device, trainer.dtype)
