@@ -226,6 +226,25 @@ def training_device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device, the allocator's own reserve included."""
+    return int(comfy.model_management.get_free_memory(device))
+
+
+@contextmanager
+def no_spill(device: torch.device) -> Iterator[None]:
+    """Let a full GPU be an error on Windows too, whose driver would go on in system memory, a hundred times slower."""
+    if device.type != "cuda" or sys.platform != "win32":
+        yield
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (free + torch.cuda.memory_reserved(device)) / total), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
 def make_room(device: torch.device) -> None:
     """Evict the host's copies from the device before the trainer puts its own there."""
     if device.type != "cpu":

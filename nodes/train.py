@@ -80,7 +80,7 @@ class TrainLora(io.ComfyNode):
         host.check_clip(clip, model)
         host.check_vae(vae)
         try:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), host.no_spill(host.training_device()):
                 job = make_job(model, clip, vae, dataset, settings, samples, cls.hidden.unique_id)
                 result = train(job)
                 lora = read_lora(result.path)

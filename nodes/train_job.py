@@ -71,6 +71,7 @@ def make_job(
         on_record=on_record,
         origin=_origin(node_id),
         sampler=sampler,
+        free_bytes=lambda: host.free_bytes(device),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -187,6 +188,12 @@ class Plan:
 
     def ends_epoch(self, step: int) -> bool:
         return (step + 1) % self.steps_per_epoch == 0
+
+    def largest_batch(self) -> tuple[int, ...]:
+        """Indices of the first epoch's micro-batch of the most pixels."""
+        steps = range(min(self.steps_per_epoch, self._settings.steps))
+        batches = [batch for step in steps for batch in self.micro_batches(step)]
+        return max(batches, key=lambda batch: len(batch) * math.prod(self._buckets[batch[0]]))
 
     def micro_batches(self, step: int) -> list[tuple[int, ...]]:
         """Indices of examples for each micro-batch of a step; the last step of an epoch may have fewer."""

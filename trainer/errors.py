@@ -8,6 +8,7 @@ ValueError
     ├── BrokenImages        images of a dataset that cannot be read any more (paths)
     ├── ModelError          a MODEL, CLIP or VAE of another architecture
     ├── NonFiniteLoss       the loss became NaN or infinite (step)
+    ├── MemoryShortage      a training step does not fit into memory (step)
     └── LoraFileError       a LoRA file that cannot be read or written
 Exception
 └── Cancelled               the user stopped the run; nothing is wrong
@@ -70,6 +71,17 @@ class NonFiniteLoss(TrainerError):
         super().__init__(
             f"The loss is not a finite number at step {step}: "
             "lower the learning rate, or train in bf16 or fp32 instead of fp16."
+        )
+
+
+class MemoryShortage(TrainerError):
+    """Optimizer step `step` (counted from 1) does not fit into memory, however slowly it is computed."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(
+            f"There is too little memory for step {step}, also with gradient checkpointing and one image at a time: "
+            "choose a lower resolution, train the U-Net alone, lower the rank, or close what else holds memory."
         )
 
 

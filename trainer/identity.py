@@ -13,7 +13,7 @@ from .settings import TrainSettings
 
 _FORMAT = "mjesec run 1"
 # what a run's result does not depend on
-_LEFT_OUT = ("output_name", "saving")
+_LEFT_OUT = ("output_name", "saving", "memory_profile")
 
 
 def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:
@@ -34,8 +34,8 @@ def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[i
 def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
     """SHA-256 over the settings, the dataset's content and the fingerprints of the base.
 
-    The output's name is left out, and how often something is saved on the way: the same run under another name is
-    the same run.
+    The output's name is left out, and how often something is saved on the way, and how memory is spared: the same run
+    under another name is the same run.
     """
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
     text = json.dumps([_FORMAT, fields, dataset.content_hash, base, vae], sort_keys=True, default=str)

@@ -93,6 +93,7 @@ class Job:
     control: wishes of the user. on_record: told every record of the run's log as it is written.
     origin: who asked for the run, for the log ("node_id": "5"). sampler: draws images on the way; None for none.
     processes: who trains together; only the main one writes files.
+    free_bytes: memory that is free on the device; None where nobody knows.
     """
 
     dataset: Dataset
@@ -110,6 +111,7 @@ class Job:
     origin: Mapping[str, str] = field(default_factory=dict)
     sampler: Sampler | None = None
     processes: Processes = ALONE
+    free_bytes: Callable[[], int] | None = None
 
     def say(self, line: str) -> None:
         self.lines.append(line)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from .adapter import Adapters
 from .attention import DirectAttention
@@ -104,6 +105,10 @@ class Trainer:
         adapters.train(False)
         self.mean = RunningMean(self._weights, settings.ema.decay) if settings.ema.decay else None
         self._alpha_bar = parts.alpha_bar.to(device)
+        # images that go through the U-Net at once; None: all of a batch
+        self.piece: int | None = None
+        # whether a step that failed may be tried again: no weight has been touched
+        self.retryable = False
         self._text: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         # shuffled captions hardly ever come again; those without change and the empty one do
         self._lasting = {example.tokens.numpy().tobytes() for example in examples}
@@ -192,6 +197,8 @@ class Trainer:
         number = self.progress.step
         micro = self.plan.micro_batches(number)
         total = 0.0
+        # one process cannot try again by itself what all of them add up
+        self.retryable = self.processes.count == 1
         try:
             for place, indices in enumerate(micro):
                 rows = self.processes.rows(len(indices))
@@ -207,6 +214,7 @@ class Trainer:
             if not math.isfinite(total):
                 raise NonFiniteLoss(number + 1)
             self.processes.add_gradients(self._weights)
+            self.retryable = False
             norm, taken = self._update(number)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -288,9 +296,24 @@ class Trainer:
         return mse_per_image(guess, target(x0, noise, alpha_bar, self.parts.prediction))
 
     def _predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The U-Net's guess; where memory is short in pieces, each computed again in its backward pass."""
+        if self.piece is None or len(noisy) <= self.piece or not torch.is_grad_enabled():
+            return self._guess(noisy, timesteps, batch.tokens, batch.time_ids)
+        pieces = zip(
+            noisy.split(self.piece),
+            timesteps.split(self.piece),
+            batch.tokens.split(self.piece, dim=1),
+            batch.time_ids.split(self.piece),
+            strict=True,
+        )
+        return torch.cat([checkpoint(self._guess, *piece, use_reentrant=False) for piece in pieces])
+
+    def _guess(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor, time_ids: torch.Tensor
+    ) -> torch.Tensor:
         with self.autocast():
-            context, pooled = self.condition(batch.tokens)
-            extra = {"text_embeds": pooled, "time_ids": batch.time_ids.to(self.device)}
+            context, pooled = self.condition(tokens)
+            extra = {"text_embeds": pooled, "time_ids": time_ids.to(self.device)}
             return self.parts.unet(
                 noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False
             )[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from .job import Job, Result
 from .journal import Journal
 from .latents import LatentsCache
 from .loop import Step, Trainer
-from .lora_file import lora_tensors
+from .memory import choose_profile, is_out_of_memory, release_text_encoders, retreat, use_checkpointing
 from .outputs import Outputs
+from .previews import Previews
 from .samples import Dataset
-from .sdxl import Parts
 from .settings import TrainSettings
 from .summary import plan_lines, result_lines
 from .validate import Validator
@@ -42,11 +43,13 @@ class Session:
         self.training, self.held_out = _split(job.dataset, job.settings)
         self.journal = Journal(job, outputs)
         self.log = self.journal.log
+        self.previews = Previews(job, outputs, self.log)
         self.files = Checkpoints(
             run, outputs, job.base.name, self.training, self.log, job.watcher.say, writes=job.processes.main
         )
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
+        self._spared: tuple[bool, int | None] | None = None
 
     def train(self) -> Result:
         if self.job.processes.main:
@@ -99,11 +102,11 @@ class Session:
         validator.base(trainer)
         while (reason := self._run(trainer, validator)) in ("paused", "samples"):
             # the state on disk is all that is kept: networks, optimizer and activations are lent back
-            step, lora = trainer.progress.step, self._lora(trainer) if reason == "samples" else {}
+            step, lora = trainer.progress.step, self.previews.lora(trainer) if reason == "samples" else {}
             del trainer
             gc.collect()
             if reason == "samples":
-                self._draw(lora, step)
+                self.previews.draw(lora, step)
             else:
                 self._wait(step)
             trainer = self._trainer()
@@ -121,7 +124,6 @@ class Session:
         """Networks, adapters and optimizer as of the saved state, or as of the beginning."""
         parts = self.job.parts()
         adapters = add_adapters(parts, self.settings)
-        _set_modes(parts, self.settings)
         trainer = Trainer(
             parts,
             adapters,
@@ -131,8 +133,39 @@ class Session:
             self.job.tokenize,
             self.job.processes,
         )
+        self._spare_memory(trainer)
         self.files.load(trainer)
         return trainer
+
+    def _spare_memory(self, trainer: Trainer) -> None:
+        """Choose how memory is spared and say so, or spare it as this run had to before."""
+        # on a CPU they are the host's own weights, and letting go of them would free nothing
+        if self.job.device.type != "cpu":
+            release_text_encoders(trainer, self._examples + self._held_out)
+        if self._spared is None:
+            if told := choose_profile(trainer, self.job.free_bytes):
+                self.job.say(told)
+        else:
+            checkpointing, trainer.piece = self._spared
+            if checkpointing:
+                use_checkpointing(trainer.parts, text=self.settings.trains_text)
+        self._spared = trainer.parts.unet.is_gradient_checkpointing, trainer.piece
+
+    def _steps(self, trainer: Trainer, on_step: Callable[[Step], None]) -> None:
+        """Train; a step that finds too little memory is tried again with less speed, and that is said."""
+        while True:
+            try:
+                return trainer.run(on_step)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                told = retreat(trainer, error)
+            # the frames of the failed step held its activations until here
+            gc.collect()
+            if self.job.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._spared = True, trainer.piece
+            self.job.say(told)
 
     def _begin(self, trainer: Trainer) -> None:
         step = trainer.progress.step
@@ -157,7 +190,10 @@ class Session:
             # a run that has taken its last step has nothing left to pause or to stop
             if step.step < step.steps and (enough or control.stopping or control.paused):
                 raise _Leave("enough" if enough else "stopped" if control.stopping else "paused")
-            self._sample(trainer)
+            if self.previews.due(step.step):
+                if step.step < step.steps and self.previews.need_room():
+                    raise _Leave("samples")
+                self.previews.draw(self.previews.lora(trainer), step.step)
 
         with self.files.nothing_lost(trainer):
             try:
@@ -166,36 +202,11 @@ class Session:
                 if validator.enough(trainer):
                     return "enough"
                 if not control.stopping:
-                    trainer.run(on_step)
+                    self._steps(trainer, on_step)
             except _Leave as leave:
                 self.files.save_state(trainer)
                 return leave.reason
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
-
-    def _sample(self, trainer: Trainer) -> None:
-        """Draw the sample images if they are due, or leave the loop first where there is no room for both."""
-        sampler, step = self.job.sampler, trainer.progress.step
-        if sampler is None:
-            return
-        wanted = self.job.control.take_sample()
-        if wanted or (sampler.every and step % sampler.every == 0):
-            if step < self.settings.steps and sampler.needs_room():
-                raise _Leave("samples")
-            self._draw(self._lora(trainer), step)
-
-    def _lora(self, trainer: Trainer) -> dict[str, torch.Tensor]:
-        with trainer.evaluating():
-            return lora_tensors(trainer.adapters, self.settings.save_precision)
-
-    def _draw(self, lora: dict[str, torch.Tensor], step: int) -> None:
-        assert self.job.sampler is not None  # noqa: S101 - asked for by who knows that there is one
-        try:
-            files = self.job.sampler.draw(lora, self.outputs, step)
-        except Exception as error:
-            # a picture that cannot be drawn is no reason to lose a training
-            self.job.say(f"The samples of step {step} could not be drawn ({error}); training goes on.")
-            return
-        self.log.write("sample", step, files=list(files))
 
     def _wait(self, step: int) -> None:
         self.log.write("paused", step)
@@ -254,14 +265,3 @@ def _split(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]
             "hold fewer out or add images."
         )
     return dataset.split(settings.validation_images, settings.seed)
-
-
-def _set_modes(parts: Parts, settings: TrainSettings) -> None:
-    """Training mode matters only to checkpointing: SDXL has no dropout, and its norms keep no statistics."""
-    for module in parts.modules():
-        module.train(settings.gradient_checkpointing)
-    if settings.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
-        if settings.trains_text:
-            for encoder in (parts.te1, parts.te2):
-                encoder.gradient_checkpointing_enable({"use_reentrant": False})

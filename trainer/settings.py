@@ -29,6 +29,7 @@ SCHEDULES = (
     "piecewise_constant",
 )
 PRECISIONS = ("bf16", "fp16", "fp32")
+PROFILES = ("auto", "fast", "low")
 PARTS = ("unet", "unet+text")
 LATENTS = ("sample_once", "resample")
 STORAGES = ("as given", "fp8")
@@ -54,6 +55,7 @@ class TrainSettings:
     max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.
     save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
     validation_images: held out of training; their loss at fixed noise and timesteps is reported.
+    memory_profile: ``auto`` turns gradient checkpointing on where the memory is short, ``low`` always, ``fast`` never.
     buckets, adapter, optimizer_options, loss, captions, images, ema, validation, saving: groups with rules
         of their own.
 
@@ -92,6 +94,7 @@ class TrainSettings:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     images: ImageSettings = field(default_factory=ImageSettings)
     ema: EmaSettings = field(default_factory=EmaSettings)
+    memory_profile: str = "auto"
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     saving: SavingSettings = field(default_factory=SavingSettings)
 
@@ -159,6 +162,7 @@ _CHOICES = {
     "save_precision": PRECISIONS,
     "train": PARTS,
     "latents": LATENTS,
+    "memory_profile": PROFILES,
     "told_crop": CROPS,
     "base_storage": STORAGES,
 }

@@ -247,13 +247,13 @@ def test_unscaled_fp16_gradients_are_nearly_those_of_fp32() -> None:
 @pytest.mark.parametrize("train", ["unet", "unet+text"])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 def test_checkpointing_changes_neither_loss_nor_gradient(train: str) -> None:
-    from pack.trainer.session import _set_modes
+    from pack.trainer.memory import choose_profile
 
     recorded, losses = [], []
     for checkpointing in (False, True):
         settings = make_settings(steps=1, gradient_checkpointing=checkpointing, train=train)
         trainer = record(settings)
-        _set_modes(trainer.parts, settings)
+        choose_profile(trainer, None)
         assert trainer.parts.unet.is_gradient_checkpointing == checkpointing
         losses.append(run(trainer)[0].loss)
         recorded.append(trainer.recorded)

@@ -165,6 +165,7 @@ THESIS = {
     "loss": LossSettings(),
     "captions": CaptionSettings(),
     "ema": EmaSettings(),
+    "memory_profile": "auto",
     "validation": ValidationSettings(),
     "saving": SavingSettings(),
     "buckets": BucketSettings((1024, 1024), 256, 2048, 64, no_upscale=True, enabled=True),

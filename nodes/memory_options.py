@@ -1,0 +1,41 @@
+"""The node that says what a training may spend: memory or time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..trainer.settings import PROFILES, TrainSettings
+from .settings import CATEGORY
+from .sockets import TrainSettingsSocket
+
+
+class MemoryOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecMemoryOptions",
+            display_name="Memory Options",
+            category=CATEGORY,
+            description="Whether a training spares memory or time. What is learnt is the same but for rounding.",
+            search_aliases=["low vram", "out of memory", "gradient checkpointing"],
+            inputs=[
+                TrainSettingsSocket.Input("settings", tooltip="From Training Settings or another options node."),
+                io.Combo.Input(
+                    "profile",
+                    options=list(PROFILES),
+                    default="auto",
+                    tooltip="auto measures what a batch keeps in memory and turns gradient checkpointing on where it "
+                    "does not fit; low always does, fast never, unless Training Settings has it on.",
+                ),
+            ],
+            outputs=[TrainSettingsSocket.Output("settings", tooltip="The settings with these options.")],
+        )
+
+    @classmethod
+    def execute(cls, settings: TrainSettings, profile: str) -> io.NodeOutput:
+        return io.NodeOutput(replace(settings, memory_profile=profile))
+
+
+NODES = [MemoryOptions]

@@ -1,0 +1,168 @@
+"""Too little memory: measured beforehand, spared in announced steps, and in the end a sentence with the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_parts
+import torch
+from pack.trainer.errors import MemoryShortage
+from pack.trainer.lora_file import read_lora
+from pack.trainer.memory import choose_profile, is_out_of_memory, kept_bytes, release_text_encoders
+from pack.trainer.noise import step_generator
+from pack.trainer.run import Result, train
+from pack.trainer.sdxl import Parts
+from tiny_parts import Log, make_examples, make_job, make_settings, make_trainer
+
+BATCHED = make_settings(steps=3, train="unet", batch_size=4)
+Refuse = Callable[[Any, torch.Tensor], bool]
+
+
+def short_of_memory(refuse: Refuse) -> Callable[[], Parts]:
+    """Networks whose allocator fails where ``refuse(unet, noisy)`` says so, with CUDA's own error."""
+
+    def parts() -> Parts:
+        made = tiny_parts.make_parts()
+
+        def before(unet: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            if torch.is_grad_enabled() and refuse(unet, inputs[0]):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        made.unet.register_forward_pre_hook(before)
+        return made
+
+    return parts
+
+
+def run(root: Path, refuse: Refuse, log: Log | None = None) -> Result:
+    return train(replace(make_job(root, BATCHED, log), parts=short_of_memory(refuse)))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return train(make_job(tmp_path_factory.mktemp("whole"), BATCHED))
+
+
+def assert_close(result: Result, other: Result) -> None:
+    mine, theirs = read_lora(result.path), read_lora(other.path)
+    assert result.losses == pytest.approx(other.losses, rel=1e-5)
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+def test_checkpointing_comes_first_and_is_announced(tmp_path: Path, whole: Result) -> None:
+    result = run(tmp_path, lambda unet, noisy: not unet.is_gradient_checkpointing)
+    assert "too little memory for step 1: gradient checkpointing is on from here" in result.report
+    assert "pieces" not in result.report
+    assert_close(result, whole)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+def test_then_smaller_pieces_of_the_same_batch(tmp_path: Path, whole: Result) -> None:
+    result = run(tmp_path, lambda unet, noisy: not unet.is_gradient_checkpointing or len(noisy) > 1)
+    said = [line for line in result.report.splitlines() if "too little memory" in line]
+    assert [line.split(": ")[1].split(" from here")[0] for line in said] == [
+        "gradient checkpointing is on",
+        "batches are computed in pieces of 2",
+        "batches are computed in pieces of 1",
+    ]
+    assert_close(result, whole)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+def test_in_the_end_a_sentence_says_what_to_change_and_nothing_is_lost(tmp_path: Path, whole: Result) -> None:
+    calls = 0
+
+    def refuse(unet: Any, noisy: torch.Tensor) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 2
+
+    with pytest.raises(MemoryShortage, match="too little memory for step 3, .* choose a lower resolution"):
+        run(tmp_path, refuse)
+    log = Log()
+    resumed = train(make_job(tmp_path, BATCHED, log))
+    assert [step.step for step in log.steps] == [3]
+    assert_close(resumed, whole)
+
+
+def test_a_failure_that_is_not_of_memory_is_no_reason_to_retreat(tmp_path: Path) -> None:
+    def refuse(unet: Any, noisy: torch.Tensor) -> bool:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(tmp_path, refuse)
+
+
+def test_the_cpus_own_allocator_is_understood() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1"))
+
+
+def test_what_a_batch_keeps_grows_with_the_batch_and_is_measured_without_a_trace() -> None:
+    kept = []
+    for size in (1, 2):
+        trainer = make_trainer(make_settings(train="unet", batch_size=size))
+        before = tiny_parts.weights_of(trainer)
+        kept.append(kept_bytes(trainer))
+        tiny_parts.assert_same(tiny_parts.weights_of(trainer), before)
+        assert all(weight.grad is None for weight in trainer.adapters.parameters())
+    assert 1.7 < kept[1] / kept[0] < 2.1
+    # more than the U-Net's input and less than all that the process could have
+    assert 2**18 < kept[0] < 2**30
+
+
+PROFILES = {
+    "auto, enough": ({}, 2**40, False, "no gradient checkpointing"),
+    "auto, too little": ({}, 2**10, True, "gradient checkpointing is on"),
+    "low": ({"memory_profile": "low"}, 2**40, True, "as set"),
+    "fast": ({"memory_profile": "fast"}, 2**10, False, "as set"),
+    "fast, set by hand": ({"memory_profile": "fast", "gradient_checkpointing": True}, 2**10, True, "as set"),
+}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_profile_follows_settings_and_free_memory_and_is_told_before_the_run(name: str) -> None:
+    changes, free, expected, words = PROFILES[name]
+    trainer = make_trainer(make_settings(train="unet", **changes))
+    try:
+        assert words in choose_profile(trainer, lambda: free)
+        assert trainer.parts.unet.is_gradient_checkpointing == expected
+    finally:
+        trainer.parts.unet.disable_gradient_checkpointing()
+
+
+def test_the_profile_is_no_part_of_the_run(tmp_path: Path, whole: Result) -> None:
+    first = train(make_job(tmp_path, BATCHED))
+    again = train(make_job(tmp_path, replace(BATCHED, memory_profile="low")))
+    assert (again.reused, again.path) == (True, first.path)
+
+
+def test_frozen_text_encoders_can_go_once_the_captions_are_encoded() -> None:
+    parts = tiny_parts.make_parts()
+    trainer = make_trainer(make_settings(train="unet"))
+    examples = make_examples(4)
+    trainer.parts, shared = parts, trainer.parts
+    tokens = torch.stack([example.tokens for example in examples], dim=1)
+    before = trainer.condition(tokens)
+    trainer._text.clear()
+    assert release_text_encoders(trainer, examples)
+    assert {w.device.type for encoder in (parts.te1, parts.te2) for w in encoder.parameters()} == {"meta"}
+    for left, right in zip(trainer.condition(tokens), before, strict=True):
+        assert torch.equal(left, right)
+    assert shared is not parts
+
+
+def test_text_encoders_that_are_trained_stay() -> None:
+    trainer = make_trainer(make_settings())
+    assert not release_text_encoders(trainer, make_examples(1))
+    assert trainer.loss(trainer.draw((0,), 0, 0), step_generator(0, 0)).isfinite()

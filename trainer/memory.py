@@ -1,0 +1,130 @@
+"""Memory of a training step: measured before the run, given up step by step when it does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from .data import Example
+from .errors import MemoryShortage
+from .loop import Trainer
+from .noise import step_generator
+from .sdxl import Parts
+
+# what the allocator and short-lived values take beside what is counted
+_MARGIN = 1.15
+_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python found no memory: on a GPU an error of its own, on a CPU a RuntimeError with its words."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _CPU_ALLOCATOR)
+
+
+def use_checkpointing(parts: Parts, *, text: bool) -> None:
+    """Compute activations again in the backward pass instead of keeping them; ``text``: in the encoders as well.
+
+    It works in training mode only, which changes nothing else: SDXL has no dropout, and its norms keep no statistics.
+    """
+    for module in parts.modules():
+        module.train()
+    parts.unet.enable_gradient_checkpointing()
+    if text:
+        for encoder in (parts.te1, parts.te2):
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> str:
+    """Turn gradient checkpointing on if the settings want it or the memory asks for it; says what and why.
+
+    Empty where nothing was chosen.
+
+    free_bytes: memory that is free beside the networks; None where nobody knows, which counts as enough.
+    """
+    settings = trainer.settings
+    profile = settings.memory_profile
+    for module in trainer.parts.modules():
+        module.eval()
+    if settings.gradient_checkpointing or profile == "low":
+        use_checkpointing(trainer.parts, text=settings.trains_text)
+        return "Memory: gradient checkpointing, as set."
+    if profile == "fast":
+        return "Memory: no gradient checkpointing, as set."
+    if free_bytes is None:
+        return ""
+    free, kept = free_bytes(), kept_bytes(trainer)
+    held = optimizer_bytes(trainer)
+    numbers = (
+        f"one batch keeps {_mb(kept)} for its backward pass, gradients and optimizer {_mb(held)}; {_mb(free)} are free"
+    )
+    if (kept + held) * _MARGIN <= free:
+        return f"Memory: {numbers}: no gradient checkpointing."
+    use_checkpointing(trainer.parts, text=settings.trains_text)
+    return f"Memory: {numbers}: gradient checkpointing is on."
+
+
+def kept_bytes(trainer: Trainer) -> int:
+    """What the largest batch keeps from its forward to its backward pass, measured in a forward pass.
+
+    Where even that does not fit, all the memory there is. Nothing is learnt, and no random number is lost.
+    """
+    weights = {w.untyped_storage().data_ptr() for module in trainer.parts.modules() for w in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    largest = trainer.plan.largest_batch()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            trainer.loss(trainer.draw(largest, 0, 0), step_generator(trainer.settings.seed, 2, 0, 0))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return 2**62
+    return sum(kept.values())
+
+
+def optimizer_bytes(trainer: Trainer) -> int:
+    """Gradients, and two moments a weight; optimizers that keep less are counted as if they kept those."""
+    return 3 * sum(weight.nbytes for weight in trainer.adapters.parameters())
+
+
+def retreat(trainer: Trainer, error: BaseException) -> str:
+    """Give up speed for memory after a training step that found none; the step can then be tried again.
+
+    Returns what was given up, as a sentence.
+
+    Raises:
+        MemoryShortage: there is nothing left to give up, or the failure left the optimizer half updated.
+    """
+    step = f"There is too little memory for step {trainer.progress.step + 1}"
+    if trainer.retryable and not trainer.parts.unet.is_gradient_checkpointing:
+        use_checkpointing(trainer.parts, text=trainer.settings.trains_text)
+        return f"{step}: gradient checkpointing is on from here, which is slower."
+    images = min(trainer.piece or trainer.settings.batch_size, trainer.settings.batch_size)
+    if trainer.retryable and images > 1:
+        trainer.piece = images // 2
+        return f"{step}: batches are computed in pieces of {trainer.piece} from here; what is learnt is the same."
+    raise MemoryShortage(trainer.progress.step + 1) from error
+
+
+def _mb(count: int) -> str:
+    return "more than there is" if count >= 2**62 else f"{count / 2**20:.0f} MB"
+
+
+def release_text_encoders(trainer: Trainer, examples: Sequence[Example]) -> bool:
+    """Encode the captions of all examples and let go of frozen text encoders; False where they are needed on."""
+    if trainer.settings.trains_text or trainer.settings.captions.varies:
+        return False
+    for example in examples:
+        trainer.condition(example.tokens[:, None])
+    for encoder in (trainer.parts.te1, trainer.parts.te2):
+        encoder.to("meta")
+    return True
