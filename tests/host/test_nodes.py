@@ -34,6 +34,7 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecCombineDatasets",
         "MjesecCheckpointOptions",
         "MjesecTrainingSamples",
+        "MjesecMemoryOptions",
         "MjesecTrainLora",
         "MjesecLossChart",
         "MjesecLoadLora",

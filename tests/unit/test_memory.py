@@ -51,7 +51,7 @@ def assert_close(result: Result, other: Result) -> None:
     mine, theirs = read_lora(result.path), read_lora(other.path)
     assert result.losses == pytest.approx(other.losses, rel=1e-5)
     for name, tensor in mine.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
