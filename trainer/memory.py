@@ -14,6 +14,8 @@ from .sdxl import Parts
 
 # what the allocator and short-lived values take beside what is counted
 _MARGIN = 1.15
+# more than any machine has
+_UNKNOWN = 2**62
 _CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
 
 
@@ -55,10 +57,11 @@ def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> st
         return "Memory: no gradient checkpointing, as set."
     if free_bytes is None:
         return ""
-    free, kept = free_bytes(), kept_bytes(trainer)
+    free = free_bytes()
+    kept = kept_bytes(trainer, free)
     held = optimizer_bytes(trainer)
     numbers = (
-        f"one batch keeps {_mb(kept)} for its backward pass, gradients and optimizer {_mb(held)}; {_mb(free)} are free"
+        f"{_mb(free)} are free, one batch keeps {_mb(kept)} for its backward pass, gradients and optimizer {_mb(held)}"
     )
     if (kept + held) * _MARGIN <= free:
         return f"Memory: {numbers}: no gradient checkpointing."
@@ -66,18 +69,23 @@ def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> st
     return f"Memory: {numbers}: gradient checkpointing is on."
 
 
-def kept_bytes(trainer: Trainer) -> int:
+def kept_bytes(trainer: Trainer, most: int = _UNKNOWN) -> int:
     """What the largest batch keeps from its forward to its backward pass, measured in a forward pass.
 
-    Where even that does not fit, all the memory there is. Nothing is learnt, and no random number is lost.
+    It is broken off beyond ``most`` bytes: a CPU's memory has no end that would be told in time. Nothing is learnt,
+    and no random number is lost.
     """
     weights = {w.untyped_storage().data_ptr() for module in trainer.parts.modules() for w in module.parameters()}
-    kept: dict[int, int] = {}
+    seen, kept = set(weights), 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept += storage.nbytes()
+        if kept > most:
+            raise MemoryError
         return tensor
 
     largest = trainer.plan.largest_batch()
@@ -87,8 +95,8 @@ def kept_bytes(trainer: Trainer) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return 2**62
-    return sum(kept.values())
+        return _UNKNOWN
+    return kept
 
 
 def optimizer_bytes(trainer: Trainer) -> int:
@@ -116,7 +124,7 @@ def retreat(trainer: Trainer, error: BaseException) -> str:
 
 
 def _mb(count: int) -> str:
-    return "more than there is" if count >= 2**62 else f"{count / 2**20:.0f} MB"
+    return "more than that" if count >= _UNKNOWN else f"{count / 2**20:.0f} MB"
 
 
 def release_text_encoders(trainer: Trainer, examples: Sequence[Example]) -> bool:

@@ -201,7 +201,8 @@ class Session:
                 validator.after(trainer)
                 if validator.enough(trainer):
                     return "enough"
-                if not control.stopping:
+                # a run that was told to stop before its first step still takes that one: there must be a LoRA
+                if not (control.stopping and trainer.progress.step):
                     self._steps(trainer, on_step)
             except _Leave as leave:
                 self.files.save_state(trainer)

@@ -6,12 +6,12 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from host_graphs import node, picture, training
-from host_server import Host, StartHost
+from host_server import Host
 from PIL import Image
 
 import dev
@@ -34,13 +34,6 @@ def process_of(host: Host) -> Path:
 def kilobytes(process: Path, field: str) -> int:
     match = re.search(rf"^{field}:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)
     return int(match[1]) if match else 0
-
-
-@pytest.fixture(scope="module")
-def host(start_host: StartHost) -> Iterator[Host]:
-    """A host of its own: others would fill it with results of their own."""
-    with start_host() as own:
-        yield own
 
 
 def pixels(host: Host) -> bytes:

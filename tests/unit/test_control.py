@@ -136,6 +136,12 @@ def test_save_now_writes_the_lora_of_that_step_and_a_state(tmp_path: Path, strai
     assert ("saved", 2, saved.name) in [(r["event"], r["step"], r.get("file")) for r in log_of(tmp_path / "saved")]
 
 
+def test_a_stop_before_the_first_step_waits_for_it(tmp_path: Path) -> None:
+    job = make_job(tmp_path, SETTINGS)
+    job.control.stop()
+    assert train(job).path.name == "mjesec-step00000001.safetensors"
+
+
 def test_a_wish_at_the_last_step_comes_too_late_to_matter(tmp_path: Path, straight: Result) -> None:
     result, _, _ = run_asking(tmp_path, 4, "stop")
     assert (result.stopped, result.path.name) == (False, "mjesec.safetensors")

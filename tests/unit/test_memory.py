@@ -117,6 +117,7 @@ def test_what_a_batch_keeps_grows_with_the_batch_and_is_measured_without_a_trace
         tiny_parts.assert_same(tiny_parts.weights_of(trainer), before)
         assert all(weight.grad is None for weight in trainer.adapters.parameters())
     assert 1.7 < kept[1] / kept[0] < 2.1
+    assert kept_bytes(trainer, kept[1]) == kept[1] < kept_bytes(trainer, kept[1] - 1)
     # more than the U-Net's input and less than all that the process could have
     assert 2**18 < kept[0] < 2**30
 
@@ -139,6 +140,15 @@ def test_the_profile_follows_settings_and_free_memory_and_is_told_before_the_run
         assert trainer.parts.unet.is_gradient_checkpointing == expected
     finally:
         trainer.parts.unet.disable_gradient_checkpointing()
+
+
+def test_a_run_says_how_it_spares_memory_before_its_first_step(tmp_path: Path) -> None:
+    class Early(Log):
+        def step(self, step: object) -> None:
+            assert any("are free, one batch keeps" in line for line in job.lines)
+
+    job = replace(make_job(tmp_path, replace(BATCHED, steps=1), Early()), free_bytes=lambda: 2**40)
+    assert "no gradient checkpointing." in train(job).report
 
 
 def test_the_profile_is_no_part_of_the_run(tmp_path: Path, whole: Result) -> None:

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
+from pack.trainer import checkpoints
 from pack.trainer.adapter import add_adapters
 from pack.trainer.buckets import BucketSettings
 from pack.trainer.data import Plan
 from pack.trainer.dataset import scan_folder
 from pack.trainer.errors import DatasetError, LoraFileError, NonFiniteLoss
 from pack.trainer.identity import run_id, weights_fingerprint
+from pack.trainer.loop import Step
 from pack.trainer.lora_file import lora_tensors, read_lora, read_metadata
 from pack.trainer.run import Job, Result, train
-from pack.trainer.run_options import SavingSettings
+from pack.trainer.run_options import SavingSettings, ValidationSettings
 from pack.trainer.settings import TrainSettings
 from tiny_parts import Log, Stop, make_job, make_settings
 
@@ -195,6 +197,25 @@ def test_the_state_is_saved_as_often_as_asked(tmp_path: Path, saving: SavingSett
     assert found == expected
 
 
+def test_the_state_is_saved_after_as_many_seconds_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, found = [0.0], []
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+
+    class Waiting(Log):
+        def step(self, step: Step) -> None:
+            found.append("state.safetensors" in files_in(tmp_path / "work" / "runs"))
+            now[0] += 100
+
+    run(tmp_path, replace(SHORT, saving=SavingSettings(state_seconds=150)), Waiting())
+    assert found == [False, False, True]
+
+
+def test_lora_files_are_written_every_so_many_steps(tmp_path: Path) -> None:
+    result = run(tmp_path, make_settings(steps=4, train="unet", saving=SavingSettings(lora_steps=2)))
+    assert files_in(tmp_path / "loras") == ["mjesec-step00000002.safetensors", "mjesec.safetensors"]
+    assert read_metadata(result.path.with_name("mjesec-step00000002.safetensors"))["ss_steps"] == "2"
+
+
 def test_epoch_files_are_named_and_numbered_as_kohya_does(tmp_path: Path) -> None:
     result = run(tmp_path, make_settings(steps=10, save_every_epochs=1))
     # four images an epoch: epochs end at steps 4 and 8, and the run in the middle of the third
@@ -318,13 +339,16 @@ def test_steps_that_overflow_fp16_are_reported(tmp_path: Path) -> None:
     assert [step.step for step in log.steps] == [1, 2, 3, 4]
 
 
-def test_the_name_of_the_file_is_not_part_of_the_run(tmp_path: Path) -> None:
+def test_neither_the_files_name_nor_what_is_saved_on_the_way_is_part_of_the_run(tmp_path: Path) -> None:
     dataset = scan_folder(str(tiny_parts.write_images(tmp_path / "images")))
-    first, renamed, longer = (
+    saving = SavingSettings(state_steps=1, lora_steps=1)
+    measured = {"validation": ValidationSettings(every=1), "validation_images": 1}
+    first, renamed, safer, longer, watched = (
         run_id(replace(SHORT, **changes), dataset, "base", "vae")
-        for changes in ({}, {"output_name": "other"}, {"steps": 9})
+        for changes in ({}, {"output_name": "other"}, {"saving": saving}, {"steps": 9}, measured)
     )
-    assert first == renamed != longer
+    assert first == renamed == safer
+    assert len({first, longer, watched}) == 3
 
 
 def test_a_run_is_the_same_wherever_its_images_lie(tmp_path: Path) -> None:
