@@ -86,7 +86,8 @@ def kept_bytes(trainer: Trainer, most: int = _UNKNOWN) -> int:
             kept += storage.nbytes()
         if kept > most:
             raise MemoryError
-        return tensor
+        # an output that its own step of the graph held would hold that step, and neither would ever be freed
+        return tensor.detach()
 
     largest = trainer.plan.largest_batch()
     try:

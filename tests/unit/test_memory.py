@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,21 @@ def test_what_a_batch_keeps_grows_with_the_batch_and_is_measured_without_a_trace
     assert kept_bytes(trainer, kept[1]) == kept[1] < kept_bytes(trainer, kept[1] - 1)
     # more than the U-Net's input and less than all that the process could have
     assert 2**18 < kept[0] < 2**30
+
+
+def test_nothing_of_the_measurement_is_held() -> None:
+    trainer = make_trainer(make_settings(train="unet"))
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def keep(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        held.append(weakref.ref(output))
+
+    hooks = [m.register_forward_hook(keep) for m in trainer.parts.unet.modules() if isinstance(m, torch.nn.SiLU)]
+    kept_bytes(trainer)
+    for hook in hooks:
+        hook.remove()
+    assert held
+    assert [ref for ref in held if ref() is not None] == []
 
 
 PROFILES = {
