@@ -16,7 +16,7 @@ from .sdxl import Parts
 _MARGIN = 1.15
 # more than any machine has
 _UNKNOWN = 2**62
-_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
