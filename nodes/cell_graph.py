@@ -1,74 +1,72 @@
-"""A cell's settings as a plain graph: what to queue to get the same picture again without the sweep."""
+"""The graph of one cell: what is upstream of Sweep, then plain nodes that give the cell's pixels on their own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from .shot import Shot
+
 Graph = dict[str, dict[str, Any]]
-_FROM_WIRE = "(lora input)"
-_WIRED = {
-    "positive": "The sweep took its positive conditioning by wire; here the prompt stands in its place.",
-    "negative": "The sweep took its negative conditioning by wire; here the negative prompt stands in its place.",
-    "latent": "The sweep started from a latent on a wire; here an empty one stands in its place.",
-}
+_WIRES = ("model", "clip", "vae", "lora", "positive_conditioning", "negative_conditioning", "latent")
+_FIRST = 1_000_000  # ids of the plain nodes, above those that an editor gives
 
 
-def cell_graph(parameters: Mapping[str, Any]) -> Graph:
-    """KSampler and what it needs, in API format, from a cell's record in the cell store.
+def graph_of_cell(prompt: Mapping[str, Mapping[str, Any]], sweep: str, shot: Shot) -> Graph:
+    """An API-format graph whose one SaveImage holds the cell of ``shot``.
 
-    A LoRA that came by wire becomes Load LoRA with its lora input open: its file is not known.
-
-    Raises:
-        ValueError: the record lacks a setting.
+    prompt: the graph that ran. sweep: the id of its Sweep. LoRAs, texts, latent and sampling become Load LoRA,
+    CLIPTextEncode, EmptyLatentImage and KSampler; whatever made the wires stays as it was.
     """
-    try:
-        return _graph(parameters)
-    except KeyError as missing:
-        raise ValueError(f"The cell's record has no {missing}; it was made by another version.") from None
+    inputs = prompt[sweep]["inputs"]
+    wires = {name: list(inputs[name]) for name in _WIRES if isinstance(inputs.get(name), (list, tuple))}
+    graph: Graph = {}
+    if shot.checkpoint:
+        loader = _add(graph, "CheckpointLoaderSimple", ckpt_name=shot.checkpoint)
+        wires |= {"model": [loader, 0], "clip": [loader, 1], "vae": [loader, 2]}
+    model, clip = _with_lora(graph, wires, shot)
+    texts = {
+        side: wires.get(f"{side}_conditioning") or [_add(graph, "CLIPTextEncode", clip=clip, text=text), 0]
+        for side, text in (("positive", shot.prompt), ("negative", shot.negative))
+    }
+    start = wires.get("latent") or [
+        _add(graph, "EmptyLatentImage", width=shot.width, height=shot.height, batch_size=1), 0,
+    ]  # fmt: skip
+    sampled = _add(
+        graph, "KSampler", model=model, **texts, latent_image=start, seed=shot.seed, steps=shot.steps, cfg=shot.cfg,
+        sampler_name=shot.sampler, scheduler=shot.scheduler, denoise=shot.denoise,
+    )  # fmt: skip
+    image = _add(graph, "VAEDecode", samples=[sampled, 0], vae=wires["vae"])
+    _add(graph, "SaveImage", images=[image, 0], filename_prefix="mjesec/cell")
+    return {**_upstream(prompt, graph), **graph}
 
 
-def cell_notes(parameters: Mapping[str, Any]) -> list[str]:
-    """Where the plain graph cannot be what made the cell, one sentence each."""
-    notes = [sentence for name, sentence in _WIRED.items() if name in parameters.get("wired", ())]
-    if _uses_lora(parameters) and not parameters["lora_file"]:
-        notes.append("The LoRA came by wire: connect it to Load LoRA, or choose its file there.")
-    if not _checkpoint(parameters):
-        notes.append("Choose the checkpoint: its name is not known.")
-    return notes
+def _with_lora(graph: Graph, wires: Mapping[str, list[Any]], shot: Shot) -> tuple[list[Any], list[Any]]:
+    """MODEL and CLIP with the cell's LoRA; without one where its weight is 0."""
+    if not shot.uses_lora or not (shot.lora_file or "lora" in wires):
+        return wires["model"], wires["clip"]
+    given = {"lora": wires["lora"]} if not shot.lora_file else {}
+    loaded = _add(
+        graph, "MjesecLoadLora", model=wires["model"], clip=wires["clip"], lora_name=shot.lora_file or "(lora input)",
+        strength_model=shot.lora_weight_model, strength_clip=shot.lora_weight_clip, **given,
+    )  # fmt: skip
+    return [loaded, 0], [loaded, 1]
 
 
-def _graph(parameters: Mapping[str, Any]) -> Graph:
-    graph = {"1": _node("CheckpointLoaderSimple", ckpt_name=_checkpoint(parameters))}
-    model, clip = ["1", 0], ["1", 1]
-    if _uses_lora(parameters):
-        graph["2"] = _node(
-            "MjesecLoadLora", model=model, clip=clip, lora_name=parameters["lora_file"] or _FROM_WIRE,
-            strength_model=parameters["lora_weight_model"], strength_clip=parameters["lora_weight_clip"],
-        )  # fmt: skip
-        model, clip = ["2", 0], ["2", 1]
-    settings = {name: parameters[name] for name in ("seed", "steps", "cfg", "scheduler", "denoise")}
-    return graph | {
-        "3": _node("CLIPTextEncode", clip=clip, text=parameters["prompt"]),
-        "4": _node("CLIPTextEncode", clip=clip, text=parameters["negative"]),
-        "5": _node("EmptyLatentImage", width=parameters["width"], height=parameters["height"], batch_size=1),
-        "6": _node(
-            "KSampler", model=model, positive=["3", 0], negative=["4", 0], latent_image=["5", 0],
-            sampler_name=parameters["sampler"], **settings,
-        ),
-        "7": _node("VAEDecode", samples=["6", 0], vae=["1", 2]),
-        "8": _node("SaveImage", images=["7", 0], filename_prefix="mjesec/cell"),
-    }  # fmt: skip
+def _add(graph: Graph, kind: str, **inputs: Any) -> str:
+    key = str(_FIRST + len(graph))
+    graph[key] = {"class_type": kind, "inputs": inputs}
+    return key
 
 
-def _node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
-
-
-def _checkpoint(parameters: Mapping[str, Any]) -> str:
-    return parameters["checkpoint"] or parameters.get("wired_checkpoint", "")
-
-
-def _uses_lora(parameters: Mapping[str, Any]) -> bool:
-    given = bool(parameters["lora_file"]) or "lora" in parameters.get("wired", ())
-    return given and (parameters["lora_weight_model"] != 0 or parameters["lora_weight_clip"] != 0)
+def _upstream(prompt: Mapping[str, Mapping[str, Any]], graph: Graph) -> Graph:
+    """The nodes of the prompt that the plain ones hang on, near or far."""
+    found: Graph = {}
+    waiting = [node for node in graph.values()]
+    while waiting:
+        for value in waiting.pop()["inputs"].values():
+            key = str(value[0]) if isinstance(value, (list, tuple)) and len(value) == 2 else ""
+            if key in prompt and key not in found:
+                found[key] = {name: prompt[key][name] for name in ("class_type", "inputs")}
+                waiting.append(found[key])
+    return found

@@ -17,9 +17,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..figures.files import replacing
-from .cell_graph import cell_graph
 
 RECORD = "mjesec"
+GRAPH = "prompt"
 _MOST_RATES = 32
 
 
@@ -75,9 +75,9 @@ class CellStore:
         record = {"key": key, "pixels": kept.pixels, "seconds": seconds, "parameters": dict(parameters)}
         notes = PngInfo()
         notes.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, default=str))
-        # dropped on the editor, a cell becomes the graph that makes it
-        with suppress(ValueError):
-            notes.add_text("prompt", json.dumps(cell_graph(parameters) if graph is None else graph))
+        if graph is not None:
+            # under this name the editor looks for it when the file is dropped there
+            notes.add_text(GRAPH, json.dumps(graph))
         with replacing(kept.path) as file:
             image.save(file, "png", pnginfo=notes, compress_level=4)
         return kept

@@ -143,7 +143,7 @@ def _graphs(cls: type[io.ComfyNode]) -> Callable[[Shot], dict[str, Any] | None]:
     prompt, own = cls.hidden.prompt, str(cls.hidden.unique_id)
     if not prompt or own not in prompt:
         return lambda shot: None
-    from .upstream_graph import graph_of_cell
+    from .cell_graph import graph_of_cell
 
     return lambda shot: graph_of_cell(prompt, own, shot)
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from .cell_graph import cell_graph, cell_notes
-from .cell_store import RECORD, CellStore
+from .cell_store import GRAPH, CellStore
 
 _SWEEP = re.compile(r"\d{8}-\d{6}-\d{9}")
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -60,17 +59,16 @@ class SweepFiles:
         return data.getvalue()
 
     def graph(self, key: str) -> dict[str, Any] | None:
-        """{"graph": API format, "notes": sentences} of a cell.
+        """The plain graph that a cell's file carries, in API format.
 
         Raises:
-            ValueError: the cell's record is not one of ours, or not of this version.
+            ValueError: the file is damaged or carries none.
         """
         path = self.cell(key)
         if path is None:
             return None
         try:
             with Image.open(path) as image:
-                parameters = json.loads(image.info[RECORD])["parameters"]
+                return dict(json.loads(image.info[GRAPH]))
         except (OSError, SyntaxError, ValueError, KeyError, TypeError):
-            raise ValueError("The cell's file is damaged; queue the sweep again.") from None
-        return {"graph": cell_graph(parameters), "notes": cell_notes(parameters)}
+            raise ValueError("The cell's file is damaged or carries no graph; queue the sweep again.") from None

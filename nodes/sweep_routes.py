@@ -3,7 +3,7 @@
 GET /mjesec/sweeps                  {"sweeps": [name…]}, the newest first
 GET /mjesec/sweeps/{name}           the manifest
 GET /mjesec/cells/{key}             the cell's PNG; ?size=N: a WebP of at most N pixels a side
-GET /mjesec/cells/{key}/graph       {"graph": API format, "notes": […]}: the cell as a plain KSampler graph
+GET /mjesec/cells/{key}/graph       {"graph": API format}: the cell as a plain KSampler graph
 """
 
 from __future__ import annotations
@@ -57,4 +57,4 @@ def add_sweep_routes(routes: web.RouteTableDef, files: Callable[[], SweepFiles])
         found = await in_thread(files().graph, key)
         if found is None:
             raise Refusal(404, f"There is no cell '{key}'.")
-        return as_json(found)
+        return as_json({"graph": found})

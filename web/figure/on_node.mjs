@@ -23,9 +23,7 @@ export function addFigureViewer(node) {
 /**
  * @param {object} graph API format
  * @param {string} title
- * @param {string[]} notes
  */
-function loadGraph(graph, title, notes) {
+function loadGraph(graph, title) {
   app.loadApiJson(graph, title)
-  for (const detail of notes) app.extensionManager.toast.add({ severity: 'info', summary: 'Mjesec', detail, life: 10000 })
 }

@@ -12,7 +12,7 @@ const KEYS = 'Arrow keys move, Enter chooses, Shift+Enter or Shift+click compare
 /**
  * @param {import('../lib/routes.mjs').Routes} routes
  * @param {string | undefined} name the sweep's; without one, the newest
- * @param {(graph: object, title: string, notes: string[]) => void} onGraph takes a cell's plain graph
+ * @param {(graph: object, title: string) => void} onGraph takes a cell's plain graph
  */
 export async function openViewer(routes, name, onGraph) {
   const body = el('div', { class: 'mj-viewer' }, el('p', { class: 'mj-hint' }, 'loading …'))
@@ -46,14 +46,14 @@ export async function openViewer(routes, name, onGraph) {
  * @param {Viewer | null} viewer
  * @param {Cell} cell
  * @param {HTMLDialogElement} dialog
- * @param {(graph: object, title: string, notes: string[]) => void} onGraph
+ * @param {(graph: object, title: string) => void} onGraph
  */
 async function sendCell(routes, viewer, cell, dialog, onGraph) {
   if (!viewer || !cell.key) return
   try {
-    const { graph, notes } = await routes.get(['cells', cell.key, 'graph'])
+    const { graph } = await routes.get(['cells', cell.key, 'graph'])
     dialog.close()
-    onGraph(graph, nameOf(viewer.sweep, cell), notes)
+    onGraph(graph, nameOf(viewer.sweep, cell))
   } catch (error) {
     fill(viewer.told, failure(error))
   }
