@@ -77,7 +77,7 @@ def _training(metadata: Mapping[str, str]) -> list[Fact]:
     return _told(
         metadata,
         ("steps", "ss_steps"),
-        ("of", "ss_max_train_steps"),
+        ("steps planned", "ss_max_train_steps"),
         ("epochs", "ss_epoch"),
         ("batch size", "ss_batch_size_per_device"),
         ("batch size", "ss_total_batch_size"),
@@ -90,7 +90,7 @@ def _training(metadata: Mapping[str, str]) -> list[Fact]:
         ("loss", "ss_loss_type"),
         ("min-SNR gamma", "ss_min_snr_gamma"),
         ("noise offset", "ss_noise_offset"),
-        ("precision", "ss_mixed_precision"),
+        ("precision", "ss_mixed_precision", lambda text: "fp32" if text == "no" else text),
         ("clip skip", "ss_clip_skip"),
         ("seed", "ss_seed"),
         ("began", "ss_training_started_at", _date),
@@ -141,7 +141,7 @@ def _images(metadata: Mapping[str, str]) -> list[Fact]:
     for name, entry in _object(metadata.get("ss_dataset_dirs")).items():
         if isinstance(entry, dict):
             told = f"{_text(entry.get('img_count'))} images × {_text(entry.get('n_repeats'))}"
-            facts.append((f"folder {_text(name)}", told))
+            facts.append((f"in {_text(name)}", told))
     counts: Counter[str] = Counter()
     for info in _bucket_infos(metadata):
         for bucket in _object(info.get("buckets")).values():
@@ -195,8 +195,9 @@ def _told(metadata: Mapping[str, str], *wanted: tuple[str, str] | tuple[str, str
     facts = []
     for words, key, *how in wanted:
         value = metadata.get(key, "")
-        if value not in ("", "None", "null"):
-            facts.append((words, _text(how[0](value) if how else value)))
+        told = how[0](value) if how and value else value
+        if told not in ("", "None", "null"):
+            facts.append((words, _text(told)))
     return facts
 
 

@@ -178,9 +178,10 @@ class Editor:
 
     def press(self, kind: str, label: str) -> None:
         """Presses a button of the first node of a kind, where the renderer shows it."""
-        place = self.js(BUTTON_PLACE, [kind, label])
-        self.settle()
-        place = self.js(BUTTON_PLACE, [kind, label])
+        place = None
+        # nodes that were just made grow for some frames, and what is below them moves
+        while place != (place := self.js(BUTTON_PLACE, [kind, label])):
+            self.page.wait_for_timeout(100)
         self.page.mouse.click(*place)
 
     def prompt(self) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def test_a_folder_is_looked_through_before_anything_was_queued(host: Host, folde
     assert [entry["name"] for entry in view["others"] if "Broken" in entry["told"]] == ["broken.png"]
     assert str(host.base) not in json.dumps(view) and view["read_only"] == ""
 
-    found = host.get(f"/mjesec/datasets/{view['id']}/buckets", resolution="128")
-    assert found["all"]["images"] == 3 and found["buckets"][0]["size"] == [128, 64]
+    found = host.get(f"/mjesec/datasets/{view['id']}/buckets", resolution="256")
+    assert found["buckets"] == [{"size": [128, 128], "images": 3, "with_repeats": 16, "lost": 20.0, "enlarged": 0}]
     tile = host.request(f"/mjesec/datasets/{view['id']}/image?{query(name='a.png', size='64')}")
     with Image.open(io.BytesIO(tile)) as picture:
         assert (picture.format, picture.size) == ("WEBP", (64, 51))

@@ -54,15 +54,14 @@ def test_a_trained_lora_tells_how_it_was_made_and_carries_its_graph(host: Host) 
     assert {"steps": "2", "rank": "4", "checkpoint": "tiny_sdxl.safetensors"}.items() <= facts.items()
     assert info["graph"] == {"prompt": graph, "workflow": workflow}
     assert (info["trigger"], len(info["thumbnails"]) > 3) == ("mjesec", True)
-    assert ["moon", 6] in info["tags"] or info["tags"]
+    assert info["tags"] and all(count <= 6 for _, count in info["tags"])
     # the host's own reader, which refuses headers over 1 MiB, and the editor's, which reads these two names
     metadata = host.get("/view_metadata/loras", filename=name)
     assert json.loads(metadata["prompt"]) == graph and json.loads(metadata["workflow"]) == workflow
-    # another editor's form of the same graph is the same run
-    again = queue_with_workflow(host, graph, {**workflow, "version": 0.5})
-    assert "used as it is" in again["outputs"]["train"]["text"][0] and again["outputs"]["train"]["mjesec_lora"] == [
-        name
-    ]
+    # another form of the same graph is the same run; an input that no node has keeps the host's cache out of it
+    graph["train"]["inputs"]["another"] = 1
+    again = queue_with_workflow(host, graph, {**workflow, "version": 0.5})["outputs"]["train"]
+    assert "used as it is" in again["text"][0] and again["mjesec_lora"] == [name]
 
 
 def caption_options(host: Host, **changed: object) -> dict[str, Any]:

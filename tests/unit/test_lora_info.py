@@ -62,7 +62,7 @@ def test_kohyas_entries_are_told_in_words(tmp_path: Path) -> None:
         "began": "2023-11-14 22:13 UTC",
         "checkpoint": "sd_xl_base_1.0.safetensors",
         "resolution": "1024 × 1024",
-        "folder 10_moon": "130 images × 10",
+        "in 10_moon": "130 images × 10",
         "buckets": "1024×1024: 1300, 832×1216: 20",
         "modules": "1 U-Net",
         "numbers": "F16",
