@@ -16,14 +16,14 @@ from .caption_editor import CaptionEditor, CaptionFile
 from .caption_tables import CaptionTable
 from .captions import first_line
 from .dataset_view import buckets_view, dataset_view, plain_text
-from .errors import Cancelled, DatasetError
+from .errors import Cancelled, DatasetError, ImageError
 from .images import load_thumbnail
 from .samples import Dataset, Problem
 
 CAPTION_KINDS = ("caption_missing", "caption_empty", "caption_encoding")
 MADE_BY_A_NODE = "These images come from nodes; change their captions there."
 _LARGEST = 2048
-_KEPT = 16
+_KEPT = 32
 _PATIENCE = 20.0  # seconds after which nobody waits for a scan any more
 
 OnProgress = Callable[[int, int], None]
@@ -55,9 +55,12 @@ class OpenDataset:
     def picture(self, name: str, side: int) -> bytes:
         """An image as a WebP of at most ``side`` pixels a side; never enlarged.
 
-        Raises DatasetError, ImageError.
+        Raises DatasetError.
         """
-        picture = load_thumbnail(self._dataset.samples[self._at(name)].path, min(side, _LARGEST))
+        try:
+            picture = load_thumbnail(self._dataset.samples[self._at(name)].path, min(side, _LARGEST))
+        except ImageError as error:
+            raise DatasetError(f"'{plain_text(name)}' cannot be shown: {error.reason}.") from error
         data = io.BytesIO()
         picture.save(data, "webp", quality=82, method=0)
         return data.getvalue()

@@ -128,5 +128,5 @@ def test_a_scan_that_fails_says_why_and_can_be_tried_again(folder: Path) -> None
 
 def test_only_the_last_ones_are_kept(folder: Path) -> None:
     datasets, dataset = OpenDatasets(), scan_folder(folder)
-    ids = [datasets.keep(OpenDataset(dataset, CaptionEditor(folder, f".t{number}"))) for number in range(20)]
+    ids = [datasets.keep(OpenDataset(dataset, CaptionEditor(folder, f".t{number}"))) for number in range(40)]
     assert datasets.find(ids[0]) is None and datasets.find(ids[-1]) is not None

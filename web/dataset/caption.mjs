@@ -19,16 +19,17 @@ export class CaptionView {
   #caption = null
   #asked = 0
   #back = 0
+  #saving = false
 
   /**
-   * @param {string} id the dataset's
+   * @param {string} place names the dataset
    * @param {Picture[]} images those that can be gone through
    * @param {Store} store
    * @param {(image: Picture, size: number) => string} urlOf
    * @param {{ onBack: (at: number) => void, onChanged: (images: Picture[]) => void }} callbacks
    */
-  constructor(id, images, store, urlOf, { onBack, onChanged }) {
-    this.id = id
+  constructor(place, images, store, urlOf, { onBack, onChanged }) {
+    this.place = place
     this.images = images
     this.store = store
     this.urlOf = urlOf
@@ -63,7 +64,7 @@ export class CaptionView {
     this.save.disabled = this.undo.disabled = true
     try {
       const caption = await this.store.read(image.name)
-      if (mine === this.#asked) this.#open(caption, draftOf(this.id, image.name))
+      if (mine === this.#asked) this.#open(caption, draftOf(this.place, image.name))
     } catch (error) {
       if (mine === this.#asked) this.#fail(error)
     }
@@ -80,12 +81,19 @@ export class CaptionView {
    * @param {{ text: string, version: string }} [draft]
    */
   #open(caption, draft) {
+    this.#take(caption)
     // a draft was typed over the text that it knew: that is what saving must still find
-    this.#caption = draft ? { ...caption, version: draft.version } : caption
-    this.#back = 0
+    if (this.#caption && draft) this.#caption.version = draft.version
     Object.assign(this.text, { value: draft?.text ?? caption.text, readOnly: Boolean(caption.reason) })
     this.#tell()
     if (document.activeElement !== this.text && !this.element.contains(document.activeElement)) this.text.focus()
+  }
+
+  /** @param {Caption} caption as it is on disk now */
+  #take(caption) {
+    // a text area knows no other line breaks than these
+    this.#caption = { ...caption, text: caption.text.replace(/\r\n?/g, '\n') }
+    this.#back = 0
   }
 
   get #dirty() {
@@ -94,7 +102,7 @@ export class CaptionView {
 
   #typed() {
     const draft = this.#caption && this.#dirty ? { text: this.text.value, version: this.#caption.version } : null
-    keepDraft(this.id, this.images[this.at].name, draft)
+    keepDraft(this.place, this.images[this.at].name, draft)
     this.#tell()
   }
 
@@ -118,25 +126,27 @@ export class CaptionView {
   /** @param {boolean} goOn */
   async #save(goOn) {
     const caption = this.#caption
+    if (this.#saving) return
     if (!caption || !this.#dirty) return goOn && this.go(1)
     const { name } = this.images[this.at]
     const [text, mine] = [this.text.value, this.#asked]
-    this.save.disabled = true
+    this.#saving = this.save.disabled = true
     fill(this.state, 'saving …')
     try {
       const written = await this.store.write(name, text, caption.version)
-      keepDraft(this.id, name, null)
+      keepDraft(this.place, name, null)
       this.onChanged(written.changed ?? [])
       if (mine !== this.#asked) return
       // whoever types on while it is saved goes on over what was saved
-      this.#caption = written
-      this.#back = 0
+      this.#take(written)
       this.#typed()
       if (this.#dirty) return
       if (goOn && this.at + 1 < this.images.length) return this.go(1)
       fill(this.state, 'saved')
     } catch (error) {
       if (mine === this.#asked) await this.#refused(error, name)
+    } finally {
+      this.#saving = false
     }
   }
 
@@ -147,15 +157,16 @@ export class CaptionView {
   async #refused(error, name) {
     this.#fail(error)
     this.save.disabled = false
-    const [now, mine] = [await this.store.read(name).catch(() => null), this.#asked]
+    const mine = this.#asked
+    const now = await this.store.read(name).catch(() => null)
     const caption = this.#caption
     if (!now || !caption || now.version === caption.version || mine !== this.#asked) return
     const take = button('Take the text on disk', () => {
-      keepDraft(this.id, name, null)
+      keepDraft(this.place, name, null)
       this.#open(now)
     })
     const overwrite = button('Save mine over it', () => {
-      this.#caption = now
+      this.#take(now)
       this.#typed()
       this.#save(false)
     })

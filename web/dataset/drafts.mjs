@@ -2,19 +2,19 @@
 
 /** @type {Map<string, { text: string, version: string }>} */
 const drafts = new Map()
-const keyOf = (/** @type {string} */ id, /** @type {string} */ name) => `${id}\n${name}`
+const keyOf = (/** @type {string} */ place, /** @type {string} */ name) => `${place}\n${name}`
 
-/** @param {string} id @param {string} name */
-export function draftOf(id, name) {
-  return drafts.get(keyOf(id, name))
+/** @param {string} place @param {string} name */
+export function draftOf(place, name) {
+  return drafts.get(keyOf(place, name))
 }
 
 /**
- * @param {string} id the dataset's
+ * @param {string} place names the dataset
  * @param {string} name
  * @param {{ text: string, version: string } | null} draft what was typed, and the caption that it was typed over
  */
-export function keepDraft(id, name, draft) {
-  if (draft) drafts.set(keyOf(id, name), draft)
-  else drafts.delete(keyOf(id, name))
+export function keepDraft(place, name, draft) {
+  if (draft) drafts.set(keyOf(place, name), draft)
+  else drafts.delete(keyOf(place, name))
 }

@@ -25,7 +25,8 @@ export async function openPreview(routes, source, resolution) {
   try {
     const view = await viewOf(routes, source, dialog, (text) => fill(body, el('p', { class: 'mj-hint mj-bar', role: 'status' }, text)))
     if (!view) return
-    const preview = new Preview(routes, view, resolution)
+    // an edited folder is opened by another id: what was typed and not saved belongs to the folder
+    const preview = new Preview(routes, view, String(source.query?.folder ?? view.id), resolution)
     dialog.addEventListener('close', () => preview.destroy())
     fill(body, preview.element)
     preview.start()
@@ -58,17 +59,19 @@ class Preview {
   /**
    * @param {import('../lib/routes.mjs').Routes} routes
    * @param {View} view
+   * @param {string} place names what is looked at
    * @param {number} resolution
    */
-  constructor(routes, view, resolution) {
+  constructor(routes, view, place, resolution) {
     this.routes = routes
     this.view = view
+    this.place = place
     /** @type {Picture[]} */
     this.shown = view.images
     this.search = el('input', { class: 'mj-input mj-grows', type: 'search', placeholder: 'words in caption or name', ariaLabel: 'Search', oninput: () => this.#filter() })
     this.onlyProblems = el('input', { type: 'checkbox', onchange: () => this.#filter() })
     this.count = el('span', { class: 'mj-hint', role: 'status' })
-    this.sheet = new Sheet(this.#urlOf, (at) => this.#edit(at), (image) => draftOf(view.id, image.name) !== undefined)
+    this.sheet = new Sheet(this.#urlOf, (at) => this.#edit(at), (image) => draftOf(place, image.name) !== undefined)
     const bar = el('div', { class: 'mj-bar' }, this.search, el('label', { class: 'mj-line' }, this.onlyProblems, ' only with problems'), this.count)
     const getBuckets = (/** @type {number} */ side) => routes.get(['datasets', view.id, 'buckets'], { resolution: side })
     this.all = el('div', { class: 'mj-split' }, el('div', { class: 'mj-main' }, bar, this.sheet.element), sideView(view, resolution, getBuckets))
@@ -109,7 +112,7 @@ class Preview {
       this.sheet.focus(Math.max(0, this.shown.indexOf(images[last])))
     }
     const onChanged = (/** @type {Picture[]} */ changed) => changed.forEach((image) => this.#changed(image, images))
-    const editor = new CaptionView(this.view.id, images, store, this.#urlOf, { onBack, onChanged })
+    const editor = new CaptionView(this.place, images, store, this.#urlOf, { onBack, onChanged })
     this.element.replaceChildren(editor.element)
     editor.text.focus()
     editor.show(at)
