@@ -178,11 +178,16 @@ class Editor:
 
     def press(self, kind: str, label: str) -> None:
         """Presses a button of the first node of a kind, where the renderer shows it."""
-        place = None
-        # nodes that were just made grow for some frames, and what is below them moves
-        while place != (place := self.js(BUTTON_PLACE, [kind, label])):
-            self.page.wait_for_timeout(100)
-        self.page.mouse.click(*place)
+        place = self.js(BUTTON_PLACE, [kind, label])
+        self.settle()
+        node = self.js("kind => window.app.canvas.graph.nodes.find(node => node.comfyClass === kind).id", kind)
+        shown = self.page.locator(f'[data-node-id="{node}"]').get_by_role("button", name=label)
+        if shown.count():
+            # nodes that were just made grow for some frames: this waits until the button stands still
+            shown.click()
+        else:
+            place = self.js(BUTTON_PLACE, [kind, label])
+            self.page.mouse.click(*place)
 
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""
