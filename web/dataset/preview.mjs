@@ -50,7 +50,7 @@ async function viewOf(routes, source, dialog, tell) {
     if (!view.reading) return view
     const [done, of] = view.reading
     tell(of ? `reading the images: ${done} of ${of}` : 'reading the images …')
-    await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS))
+    await new Promise((resolve) => { setTimeout(resolve, ASK_AGAIN_MS) })
   }
   return null
 }

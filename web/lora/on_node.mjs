@@ -59,5 +59,5 @@ function namesOf(node) {
  */
 function loadGraph({ workflow, prompt }, title) {
   if (workflow) app.loadGraphData(workflow, true, true, title)
-  else app.loadApiJson(prompt, title)
+  else if (prompt) app.loadApiJson(prompt, title)
 }
