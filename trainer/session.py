@@ -45,7 +45,14 @@ class Session:
         self.log = self.journal.log
         self.previews = Previews(job, outputs, self.log)
         self.files = Checkpoints(
-            run, outputs, job.base.name, self.training, self.log, job.watcher.say, writes=job.processes.main
+            run,
+            outputs,
+            job.base.name,
+            self.training,
+            self.log,
+            job.watcher.say,
+            keepsakes=job.keepsakes,
+            writes=job.processes.main,
         )
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
