@@ -17,6 +17,7 @@ from .bands import Validation
 from .caption_variants import draw_caption
 from .compiled import NO_COMPILER, compile_blocks, is_compilers
 from .conditioning import Conditioner
+from .convolution import use_products
 from .data import Batch, Example, Plan, collate
 from .device import to_device
 from .ema import RunningMean
@@ -87,6 +88,8 @@ class Trainer:
         self.dtype = compute_dtype(settings.precision, device)
         if device.type == "cpu":
             parts.unet.set_attn_processor(DirectAttention())
+            if self.dtype == torch.bfloat16:
+                use_products(parts.unet, self.dtype)
         if self.dtype == torch.float32:
             # autocast would widen them too, but keep each widened weight for the backward pass
             for part in parts.modules():
