@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Mapping
@@ -73,6 +74,8 @@ class Host(dev.HostProcess):
     def free(self) -> None:
         """Tells the host to drop its cached results and its models once the current prompt has ended."""
         self.request("/free", {"unload_models": True, "free_memory": True})
+        # its worker looks for this wish only once it has cleaned up, and takes a prompt that waits by then before it
+        time.sleep(2)
 
     def upload_image(self, name: str, data: bytes, subfolder: str = "") -> dict[str, str]:
         """Puts any bytes under input/`subfolder`; returns the host's name, subfolder and type for them."""
