@@ -53,7 +53,7 @@ class TrainLora(io.ComfyNode):
                 LossMap.Output("loss_map", tooltip="The loss of every step and the held-out losses, for Loss Chart."),
                 io.String.Output("report", tooltip="What was trained, with the numbers that took effect."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -72,6 +72,7 @@ class TrainLora(io.ComfyNode):
     ) -> io.NodeOutput:
         # the networks' libraries take seconds to import: only a run pays for them
         from ..trainer.lora_file import read_lora
+        from ..trainer.outputs import folder_name, run_of
         from ..trainer.run import train
         from . import host
         from .train_job import make_job
@@ -81,7 +82,9 @@ class TrainLora(io.ComfyNode):
         host.check_vae(vae)
         try:
             with torch.inference_mode(False), host.no_spill(host.training_device()):
-                job = make_job(model, clip, vae, dataset, settings, samples, cls.hidden.unique_id)
+                job = make_job(
+                    model, clip, vae, dataset, settings, samples, cls.hidden.unique_id, _workflow_id(cls.hidden)
+                )
                 result = train(job)
                 lora = read_lora(result.path)
         except BaseException as error:
@@ -96,7 +99,17 @@ class TrainLora(io.ComfyNode):
         shown = ui.PreviewText(result.report).as_dict()
         if job.sampler is not None:
             shown["images"] = job.sampler.latest
+        if (run := run_of(result.path)) is not None:
+            shown["mjesec_run"] = [folder_name(run)]
         return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)
+
+
+def _workflow_id(hidden: Any) -> str | None:
+    """The id that the editor gave the workflow: node ids alone are the same in many workflows."""
+    told = hidden.extra_pnginfo
+    workflow = told.get("workflow") if isinstance(told, dict) else None
+    found = workflow.get("id") if isinstance(workflow, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _loss_map(result: Result) -> dict[str, list[Any]]:

@@ -38,8 +38,12 @@ def make_job(
     settings: TrainSettings,
     samples: TrainingSamples | None,
     node_id: str | None,
+    workflow_id: str | None,
 ) -> Job:
-    """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes."""
+    """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes.
+
+    workflow_id: the editor's, empty for a graph that did not come from it.
+    """
     device = host.training_device()
     control = Control(samples=samples is not None)
     live = RUNS.begin(LiveRun(control, _send, lambda: _memory_mb(device)))
@@ -69,7 +73,7 @@ def make_job(
         watcher=watcher,
         control=control,
         on_record=on_record,
-        origin=_origin(node_id),
+        origin=_origin(node_id, workflow_id),
         sampler=sampler,
         free_bytes=lambda: host.free_bytes(device),
     )
@@ -86,9 +90,10 @@ def _memory_mb(device: torch.device) -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
-def _origin(node_id: str | None) -> dict[str, str]:
+def _origin(node_id: str | None, workflow_id: str | None) -> dict[str, str]:
     context = get_executing_context()
-    known = {"node_id": node_id, "prompt_id": None if context is None else context.prompt_id}
+    prompt_id = None if context is None else context.prompt_id
+    known = {"node_id": node_id, "prompt_id": prompt_id, "workflow_id": workflow_id}
     return {name: value for name, value in known.items() if value is not None}
 
 
