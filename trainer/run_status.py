@@ -47,7 +47,7 @@ class RunStatus:
         if event == "begin":
             known |= {"state": "training", "stage": "", "message": "", "file": ""}
         elif event in ("step", "resumed"):
-            known["state"] = "training"
+            known |= {"state": "training", "stage": ""}
         elif event == "paused":
             known["state"] = "paused"
         elif event == "validation":

@@ -1,12 +1,20 @@
 /** Mjesec's extension of the graph editor. Every node works without it; it only shows more and saves steps. */
 import { addFigureViewer } from './figure/on_node.mjs'
 import { app } from './host.mjs'
+import { startListening } from './training/live.mjs'
+import { addTrainingPanel } from './training/on_node.mjs'
+import { trainingTab } from './training/tab.mjs'
 
-document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL('./mjesec.css', import.meta.url).href }))
+for (const sheet of ['./vendor/uplot.css', './mjesec.css']) {
+  document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL(sheet, import.meta.url).href }))
+}
 
 app.registerExtension({
   name: 'mjesec',
+  bottomPanelTabs: [trainingTab],
+  setup: startListening,
   nodeCreated(/** @type {any} */ node) {
     addFigureViewer(node)
+    addTrainingPanel(node)
   },
 })
