@@ -173,6 +173,17 @@ test('a node shows its own run, in whatever subgraph and workflow it is', () => 
   expect(runOf([elsewhere, api], outer)).toBeUndefined()
 })
 
+test('a graph without an id shows what goes on, and of the past only what it remembers', () => {
+  const { root, outer } = graphs()
+  root.id = '00000000-0000-0000-0000-000000000000'
+  const live = run({ id: 'live', workflow_id: root.id })
+  const ended = run({ id: 'ended', workflow_id: root.id, state: 'finished' })
+  expect(runOf([live, ended], outer)?.id).toBe('live')
+  expect(runOf([ended], outer)).toBeUndefined()
+  outer.properties = { mjesec_run: 'ended' }
+  expect(runOf([ended], outer)?.id).toBe('ended')
+})
+
 test('what goes on comes first, then what the node gave last, then the newest that is known of it', () => {
   const { outer } = graphs()
   const old = run({ id: 'old', state: 'finished', time: 1, workflow_id: 'saved elsewhere' })

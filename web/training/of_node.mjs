@@ -7,6 +7,8 @@
  */
 import { isLive } from './runs.mjs'
 
+/** What the editor calls a graph in API format until it is saved: no name at all. */
+const NO_ID = '00000000-0000-0000-0000-000000000000'
 /** A property is saved with the workflow, and the prompt does not hold it. */
 export const PROPERTY = 'mjesec_run'
 
@@ -35,7 +37,8 @@ export function nodeAt(root, path) {
  */
 function isOf(run, node) {
   const root = node.graph?.rootGraph ?? node.graph
-  return Boolean(root && run.node_id && run.workflow_id === root.id && nodeAt(root, run.node_id) === node)
+  if (!root || !run.node_id || run.workflow_id !== root.id || nodeAt(root, run.node_id) !== node) return false
+  return root.id !== NO_ID || isLive(run)
 }
 
 /**

@@ -7,6 +7,7 @@ import { isLive } from './runs.mjs'
 
 const KIND = 'MjesecTrainLora'
 const HEIGHT = 380
+const WIDTH = 420
 
 /** @param {any} node */
 export function addTrainingPanel(node) {
@@ -18,6 +19,8 @@ export function addTrainingPanel(node) {
   const widget = node.addDOMWidget('mjesec_training', 'mjesec_training', element, options)
   // the option keeps it out of the prompt, this out of the saved workflow
   widget.serialize = false
+  // of a new node: one of a workflow gets its own size afterwards
+  node.size[0] = Math.max(node.size[0], WIDTH)
   // in the canvas the panel lies over it: zooming goes on all the same
   element.addEventListener('wheel', (/** @type {WheelEvent} */ event) => {
     if (!(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode)) app.canvas.processMouseWheel(event)
