@@ -69,8 +69,8 @@ FEED = """async ([module, id]) => {
 SHOW_NODE = """id => {
     const node = window.app.graph.nodes[0]
     node.properties.mjesec_run = id
-    window.app.canvas.ds.scale = 1
-    window.app.canvas.ds.offset = [120, 60]
+    window.app.canvas.ds.scale = 0.75
+    window.app.canvas.ds.offset = [60, 50]
     node.pos = [60, 40]
     window.app.canvas.setDirty(true, true)
 }"""
@@ -180,7 +180,7 @@ def training_actions(editor: Editor) -> Iterator[Callable[[], None]]:
             legend(tab, "loss"),
             zoom,
             legend(node, "held-out"),
-            lambda: canvas.click(position={"x": 900, "y": 200}),
+            lambda: canvas.click(position={"x": 1250, "y": 350}),
             legend(tab, "loss"),
             lambda: page.keyboard.press("ArrowRight"),
             legend(node, "held-out"),
@@ -205,6 +205,8 @@ def row(name: str, delays: Sequence[float], heap: tuple[float, float]) -> str:
 
 def measure_training(editor: Editor, page: Page, options: argparse.Namespace) -> str:
     editor.open_api({"1": {"class_type": "MjesecTrainLora", "inputs": {}}})
+    # the editor fits a new graph into view first
+    editor.page.wait_for_timeout(1500)
     editor.js(SHOW_NODE, RUN)
     editor.js(TOGGLE_TAB)
     editor.page.locator(".mj-training-tab canvas").wait_for()
@@ -217,6 +219,7 @@ def measure_training(editor: Editor, page: Page, options: argparse.Namespace) ->
     before = page.heap_mb()
     delays = page.delays(actions, 60 * options.minutes, 1.5)
     after = page.heap_mb()
+    editor.shot("bench_training")
     editor.js("() => clearInterval(window.feeding)")
     editor.js(TOGGLE_TAB)
     return row(f"training of {options.points:,} points, live, {options.minutes:g} min", delays, (before, after))

@@ -206,8 +206,8 @@ test('what a run is about to do is told before it does it', () => {
 })
 
 test('numbers have their units, and what is unknown is a dash', () => {
-  const facts = Object.fromEntries(factsOf(run()))
-  expect(facts).toMatchObject({ step: '10 of 100', epoch: '1 of 10', speed: '2 steps/s', left: '0:45', memory: '2.0 GB', 'learning rate, unet': '1.0e-4' })
+  const facts = Object.fromEntries(factsOf(run({ lr: { unet: 1e-4, text: 5e-5, more: 1e-4 } })))
+  expect(facts).toMatchObject({ step: '10 of 100', epoch: '1 of 10', speed: '2 steps/s', left: '0:45', memory: '2.0 GB', 'learning rate': '1.0e-4 / 5.0e-5' })
   expect(facts).not.toHaveProperty('held-out loss')
   const ended = Object.fromEntries(factsOf(run({ state: 'finished', seconds_per_step: 3, smoothed_loss: null })))
   expect(ended).toMatchObject({ speed: '3 s/step', 'loss, smoothed': '–' })

@@ -7,7 +7,7 @@
  * @typedef {(number | null)[]} Column
  */
 
-const MOST = 4000
+const MOST = 2000
 
 export class Curve {
   /** @type {Point[]} in the order of their steps */

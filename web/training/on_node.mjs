@@ -6,7 +6,7 @@ import { RunPanel } from './panel.mjs'
 import { isLive } from './runs.mjs'
 
 const KIND = 'MjesecTrainLora'
-const HEIGHT = 380
+const HEIGHT = 400
 const WIDTH = 420
 
 /** @param {any} node */

@@ -57,7 +57,7 @@ export function factsOf(run) {
     ['memory', live && memory(run.memory_mb)],
     ['loss, smoothed', number(run.smoothed_loss)],
     ['held-out loss', run.validation !== null && number(run.validation)],
-    ...Object.entries(run.lr).map(([group, rate]) => /** @type {[string, string]} */ ([`learning rate, ${group}`, number(rate)])),
+    ['learning rate', [...new Set(Object.values(run.lr).map((rate) => number(rate)))].join(' / ') || '–'],
   ]
   return /** @type {[string, string][]} */ (facts.filter(([, value]) => value !== false))
 }
