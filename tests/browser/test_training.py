@@ -264,6 +264,7 @@ def test_samples_appear_when_asked_for_and_are_enlarged_and_a_refusal_is_told(ru
     editor.problems.clear()
 
 
+@pytest.mark.parametrize("editor", ["vue"], indirect=True)
 def test_every_node_shows_its_own_run_also_in_a_subgraph(editor: Editor) -> None:
     graph: dict[str, Any] = {}
     names = [f"first_{next(numbers)}", f"second_{next(numbers)}"]
