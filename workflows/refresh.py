@@ -21,7 +21,7 @@ NOTES = ("MarkdownNote", "Note")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
 # what our extension of the editor adds to a node, in pixels
-PANELS = {"MjesecTrainLora": 400}
+PANELS = {"MjesecTrainLora": 470}
 TITLE_BAR, NODE_GAP, GROUP_SIDE, GROUP_TOP, BAND_GAP = 30, 80, 20, 80, 120
 
 Json = dict[str, Any]

@@ -41,6 +41,8 @@ test('points come in any order, a later one of a step replaces the earlier, and 
   curve.add([point(8, { validation: 0.3 })])
   expect(stepsOf(curve)).toEqual([1, 2, 3, 4, 5, 6, 7, 8])
   expect(curve.last?.validation).toBe(0.3)
+  curve.add([point(9)])
+  expect(curve.heldOut()).toBe(0.3)
   curve.rewind(3)
   curve.add([point(4, { loss: 9 })])
   expect(curve.columns(['unet', 'text'])).toEqual({

@@ -37,6 +37,11 @@ export class LossChart {
     this.#tellValues()
   }
 
+  /** Ends a zoom; the next drawing shows it. */
+  showAll() {
+    this.#zoom = null
+  }
+
   destroy() {
     this.observer.disconnect()
     this.#plot?.destroy()

@@ -81,6 +81,11 @@ export class Curve {
     return Math.floor(point.step / this.#width)
   }
 
+  /** @returns {number | null} the latest held-out loss */
+  heldOut() {
+    return this.#points.findLast(({ validation }) => validation !== null)?.validation ?? null
+  }
+
   /** @returns {string[]} what has a learning rate of its own */
   groups() {
     return [...new Set([this.#points[0], this.last].flatMap((point) => Object.keys(point?.lr ?? {})))]

@@ -40,17 +40,16 @@ export class RunPanel {
     this.element = el('section', { class: 'mj-run', ariaLabel: 'Training' }, this.hint, this.body)
     this.observer = new IntersectionObserver((entries) => this.#seen(entries[entries.length - 1].isIntersecting))
     this.observer.observe(this.element)
-    this.show(null)
   }
 
   /** @param {string | null} id of a run */
   show(id) {
-    if (id !== this.#id) {
-      this.#unwatch()
-      this.#id = id
-      this.samples.clear()
-      this.#unwatch = id === null ? () => {} : this.store.watch(id, () => this.#draw())
-    }
+    if (id === this.#id) return
+    this.#unwatch()
+    this.#id = id
+    this.samples.clear()
+    this.chart.showAll()
+    this.#unwatch = id === null ? () => {} : this.store.watch(id, () => this.#draw())
     this.#draw()
   }
 
@@ -91,7 +90,8 @@ export class RunPanel {
     const details = this.store.details(id)
     if (!run || !details) return this.#empty(details?.problem || 'loading …')
     this.#empty('')
-    this.#tell(run)
+    // of a run of long ago the server only looks at the end of the log
+    this.#tell({ ...run, validation: run.validation ?? details.curve.heldOut() })
     const points = details.curve.points.length
     this.chart.element.hidden = !points
     if (points) this.chart.draw(details.curve)
