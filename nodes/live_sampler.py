@@ -44,7 +44,7 @@ class LiveSampler:
         return comfy.model_management.get_free_memory(device) < self._wires[0].model_size() + _HEADROOM
 
     def draw(self, lora: Mapping[str, torch.Tensor], outputs: Outputs, step: int) -> Sequence[Mapping[str, str]]:
-        """The files of one image for each shot, as the host names them: filename, subfolder, type."""
+        """One image for each shot: its file as the host names it (filename, subfolder, type), and the prompt."""
         device = comfy.model_management.get_torch_device()
         model, clip, vae = self._wires
         files = []
@@ -53,13 +53,13 @@ class LiveSampler:
                 studio = Studio(Subject(model, clip, vae, dict(lora)))
                 for number, shot in enumerate(self._shots):
                     image = to_pillow(studio.take(shot)[0])
-                    files.append(self._save(image, shot, outputs.lora.stem, number, step))
+                    files.append({**self._save(image, shot, outputs.lora.stem, number, step), "prompt": shot.prompt})
                     self._show("sample images", number + 1, len(self._shots), image)
         finally:
             # takes the patches off the weights that the trainer learns on, also on a CPU
             comfy.model_management.unload_all_models()
             comfy.model_management.soft_empty_cache()
-        self.latest = files
+        self.latest = [{name: value for name, value in file.items() if name != "prompt"} for file in files]
         return files
 
     def _save(self, image: Image.Image, shot: Shot, name: str, number: int, step: int) -> dict[str, str]:

@@ -4,7 +4,8 @@
     GET  /mjesec/runs/{id}?since=N          {"run": RUN, "points": […], "samples": […]} of steps after N
     POST /mjesec/runs/{id}/{pause|resume|stop|save|sample}   {"ok": true}, or {"error": sentence} with 404 or 409
 
-The websocket event ``mjesec.run`` carries a RUN with its new ``points``; a point replaces one of the same step.
+The websocket event ``mjesec.run`` carries a RUN with its new ``points`` and ``samples``; a point replaces one of the
+same step. A RUN's ``wishes`` are what may be asked of it now.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 from aiohttp import web
 
 from ..trainer.registry import Runs
-from ..trainer.run_status import ENDED
 from .answers import Refusal, as_json, guarded, in_thread
 
 WISHES = ("pause", "resume", "stop", "save", "sample")
@@ -24,20 +24,19 @@ def add_run_routes(routes: web.RouteTableDef, runs: Runs) -> None:
     @routes.get("/mjesec/runs")
     @guarded
     async def list_runs(request: web.Request) -> web.StreamResponse:
-        statuses = await in_thread(runs.all)
-        return as_json({"runs": [status.as_dict() for status in statuses]})
+        return as_json({"runs": await in_thread(runs.all_told)})
 
     @routes.get("/mjesec/runs/{id}")
     @guarded
     async def show_run(request: web.Request) -> web.StreamResponse:
         run, since = request.match_info["id"], request.query.get("since", "0")
-        status = await in_thread(runs.status, run)
-        if status is None:
+        told = await in_thread(runs.told, run)
+        if told is None:
             raise Refusal(404, f"There is no run '{run}'.")
         if not since.isdecimal() or len(since) > 9:
             raise Refusal(400, f"since is '{since}'; give the last step that you have, such as 0.")
         curve = await in_thread(runs.curve, run, int(since))
-        return as_json({"run": status.as_dict(), **curve})
+        return as_json({"run": told, **curve})
 
     @routes.post("/mjesec/runs/{id}/{wish}")
     @guarded
@@ -46,11 +45,11 @@ def add_run_routes(routes: web.RouteTableDef, runs: Runs) -> None:
         if wish not in WISHES:
             raise Refusal(404, f"A run can be asked to {', '.join(WISHES)}, not to '{wish}'.")
         live = runs.live(run)
-        if live is None or live.status.state in ENDED:
-            known = live is not None or await in_thread(runs.status, run) is not None
+        if live is None:
+            known = await in_thread(runs.status, run) is not None
             raise Refusal(409, "The run has ended.") if known else Refusal(404, f"There is no run '{run}'.")
         try:
-            getattr(live.control, wish)()
+            live.ask(wish)
         except ValueError as error:
             raise Refusal(409, str(error)) from None
         return as_json({"ok": True})

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
-from .graph_metadata import graph_metadata
+from .graph_metadata import origin_of
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class TrainLora(io.ComfyNode):
     ) -> io.NodeOutput:
         # the networks' libraries take seconds to import: only a run pays for them
         from ..trainer.lora_file import read_lora
+        from ..trainer.outputs import folder_name, run_of
         from ..trainer.run import train
         from . import host
         from .train_job import make_job
@@ -82,8 +83,7 @@ class TrainLora(io.ComfyNode):
         host.check_vae(vae)
         try:
             with torch.inference_mode(False), host.no_spill(host.training_device()):
-                graph = graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-                job = make_job(model, clip, vae, dataset, settings, samples, cls.hidden.unique_id, graph)
+                job = make_job(model, clip, vae, dataset, settings, samples, origin_of(cls.hidden))
                 result = train(job)
                 lora = read_lora(result.path)
         except BaseException as error:
@@ -98,6 +98,8 @@ class TrainLora(io.ComfyNode):
         shown = {**ui.PreviewText(result.report).as_dict(), "mjesec_lora": [name]}
         if job.sampler is not None:
             shown["images"] = job.sampler.latest
+        if (run := run_of(result.path)) is not None:
+            shown["mjesec_run"] = [folder_name(run)]
         return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)
 
 

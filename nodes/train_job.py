@@ -25,6 +25,7 @@ from ..trainer.settings import TrainSettings
 from ..trainer.thumbnails import thumbnails
 from . import host
 from .folders import loras_folder, work_folder
+from .graph_metadata import Origin
 from .live import RUNS
 from .live_sampler import LiveSampler
 from .progress import RunWatcher
@@ -40,17 +41,13 @@ def make_job(
     dataset: Dataset,
     settings: TrainSettings,
     samples: TrainingSamples | None,
-    node_id: str | None,
-    graph: Mapping[str, str],
+    origin: Origin,
 ) -> Job:
-    """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes.
-
-    ``graph``: that graph as its files are to carry it.
-    """
+    """A run on the MODEL and CLIP of a graph, shown on the node of ``origin`` and controlled through the routes."""
     device = host.training_device()
     control = Control(samples=samples is not None)
     live = RUNS.begin(LiveRun(control, _send, lambda: _memory_mb(device)))
-    watcher = RunWatcher(node_id, live)
+    watcher = RunWatcher(origin.node_id, live)
     sampler = None
     if samples is not None:
         sampler = LiveSampler(model, clip, vae, samples, work_folder() / "samples", watcher.stage)
@@ -67,7 +64,7 @@ def make_job(
     def keepsakes() -> dict[str, str]:
         if not settings.saving.embed:
             return {}
-        return {**graph, THUMBNAILS_KEY: json.dumps(thumbnails(dataset))}
+        return {**origin.graph, THUMBNAILS_KEY: json.dumps(thumbnails(dataset))}
 
     return Job(
         dataset=dataset,
@@ -81,7 +78,7 @@ def make_job(
         watcher=watcher,
         control=control,
         on_record=on_record,
-        origin=_origin(node_id),
+        origin=_told(origin),
         sampler=sampler,
         keepsakes=keepsakes,
         free_bytes=lambda: host.free_bytes(device),
@@ -99,9 +96,10 @@ def _memory_mb(device: torch.device) -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
-def _origin(node_id: str | None) -> dict[str, str]:
+def _told(origin: Origin) -> dict[str, str]:
     context = get_executing_context()
-    known = {"node_id": node_id, "prompt_id": None if context is None else context.prompt_id}
+    prompt_id = None if context is None else context.prompt_id
+    known = {"node_id": origin.node_id, "prompt_id": prompt_id, "workflow_id": origin.workflow_id}
     return {name: value for name, value in known.items() if value is not None}
 
 

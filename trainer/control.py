@@ -19,6 +19,14 @@ class Control:
         self._changed = threading.Condition()
         self._paused = self._stopping = self._save = self._sample = False
 
+    def wishes(self) -> tuple[str, ...]:
+        """What may be asked now; anything else would be refused."""
+        if self._stopping:
+            return ()
+        if self._paused:
+            return ("resume", "stop")
+        return ("pause", "stop", "save", "sample") if self._samples else ("pause", "stop", "save")
+
     def pause(self) -> None:
         """Save the state after the step that is under way, give the memory back, and wait for ``resume``.
 

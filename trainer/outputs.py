@@ -102,9 +102,14 @@ def find_place(name: str, run: str, loras: Path, work: Path) -> Place:
         number += 1
 
 
+def folder_name(run: str) -> str:
+    """A run's id for people and routes, and the name of its folder."""
+    return run[:32]
+
+
 def run_folder(work: Path, run: str) -> Path:
-    """Where state and log of a run lie; the folder's name is the run's id for people and routes."""
-    return work / "runs" / run[:32]
+    """Where state and log of a run lie."""
+    return work / "runs" / folder_name(run)
 
 
 def _files_on_the_way(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .control import Control
 from .run_log import LOG_NAME, Record, read_ends, read_records
-from .run_status import ENDED, RunStatus, killed, point_of, points_of, samples_of, status_of
+from .run_status import ENDED, RunStatus, killed, point_of, points_of, samples_in, samples_of, status_of
 
 Send = Callable[[dict[str, Any]], None]
 _SEND_EVERY_SECONDS = 0.25
@@ -21,7 +21,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 
 class LiveRun:
-    """A run of this process. ``send`` gets RUN and new points, at most four times a second.
+    """A run of this process. ``send`` gets RUN with new points and samples, at most four times a second.
 
     memory_mb: asked at every sending.
     """
@@ -33,6 +33,7 @@ class LiveRun:
         self._lock = threading.Lock()
         self._points: dict[int, dict[str, Any]] = {}
         self._latest: dict[str, Any] = {}
+        self._samples: list[dict[str, Any]] = []
         self._sent = 0.0
 
     def hear(self, record: Record) -> None:
@@ -42,6 +43,7 @@ class LiveRun:
             earlier = self._latest if self._latest.get("step") == record["step"] else None
             if (point := point_of(record, earlier)) is not None:
                 self._points[record["step"]] = self._latest = point
+            self._samples += samples_in(record)
         self._tell(force=self.status.state != before or record["event"] in ("begin", "sample", "saved"))
 
     def stage(self, name: str, done: int, total: int) -> None:
@@ -52,14 +54,33 @@ class LiveRun:
                 self.status = replace(self.status, stage=stage)
             self._tell(force=done == total)
 
+    def ask(self, wish: str) -> None:
+        """Pass a wish on to the run, and tell everybody what may be asked now.
+
+        Raises:
+            ValueError: the run has ended, or its control refuses.
+        """
+        if self.status.state in ENDED:
+            raise ValueError("The run has ended.")
+        getattr(self.control, wish)()
+        self._tell(force=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """RUN as it stands now."""
+        status = self.status
+        wishes = () if status.state in ENDED else self.control.wishes()
+        return status.as_dict(self._memory_mb(), wishes)
+
     def _tell(self, *, force: bool) -> None:
-        now = time.monotonic()
-        if not self.status.id or (not force and now - self._sent < _SEND_EVERY_SECONDS):
-            return
-        self._sent = now
+        # under the lock also while it is sent: a status must not overtake a later one
         with self._lock:
-            points, self._points = list(self._points.values()), {}
-        self._send({**self.status.as_dict(self._memory_mb()), "points": points})
+            now = time.monotonic()
+            if not self.status.id or (not force and now - self._sent < _SEND_EVERY_SECONDS):
+                return
+            self._sent = now
+            message = {**self.as_dict(), "points": list(self._points.values()), "samples": self._samples}
+            self._points, self._samples = {}, []
+            self._send(message)
 
 
 class Runs:
@@ -89,7 +110,19 @@ class Runs:
         if not _ID.fullmatch(run):
             return None
         status = status_of(read_ends(self._log(run)))
-        return None if status is None else killed(status)
+        # its folder names it, whatever the log says
+        return None if status is None else replace(killed(status), id=run)
+
+    def told(self, run: str) -> dict[str, Any] | None:
+        """RUN of the routes; None where nobody knows it."""
+        if (live := self.live(run)) is not None:
+            return live.as_dict()
+        status = self.status(run)
+        return None if status is None else status.as_dict()
+
+    def all_told(self) -> list[dict[str, Any]]:
+        """RUN of every run, the newest first."""
+        return [told for status in self.all() if (told := self.told(status.id)) is not None]
 
     def all(self) -> list[RunStatus]:
         """Every run, the newest first."""

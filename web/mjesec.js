@@ -3,15 +3,23 @@ import { addDatasetPreview } from './dataset/on_node.mjs'
 import { addFigureViewer } from './figure/on_node.mjs'
 import { app } from './host.mjs'
 import { addLoraInfo, loraMenu } from './lora/on_node.mjs'
+import { startListening } from './training/live.mjs'
+import { addTrainingPanel } from './training/on_node.mjs'
+import { trainingTab } from './training/tab.mjs'
 
-document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL('./mjesec.css', import.meta.url).href }))
+for (const sheet of ['./vendor/uplot.css', './mjesec.css']) {
+  document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL(sheet, import.meta.url).href }))
+}
 
 app.registerExtension({
   name: 'mjesec',
+  bottomPanelTabs: [trainingTab],
+  setup: startListening,
   nodeCreated(/** @type {any} */ node) {
     addFigureViewer(node)
     addDatasetPreview(node)
     addLoraInfo(node)
+    addTrainingPanel(node)
   },
   getNodeMenuItems(/** @type {any} */ node) {
     return loraMenu(node)

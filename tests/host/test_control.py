@@ -45,10 +45,12 @@ def test_pause_resume_save_and_stop(host: Host) -> None:
     prompt = host.queue(graph)
     run = wait_for(host, "obeys", state="training", step=1)
     assert (run["node_id"], run["prompt_id"], run["steps"]) == ("train", prompt, 2000)
+    assert run["wishes"] == ["pause", "stop", "save"]
     assert run["memory_mb"] is None or run["memory_mb"] > 0
     assert ask(host, run, "pause") == (200, {"ok": True})
     paused = wait_for(host, "obeys", state="paused")
     assert ask(host, run, "pause")[0] == ask(host, run, "save")[0] == 409
+    assert paused["wishes"] == ["resume", "stop"]
     time.sleep(0.3)
     assert wait_for(host, "obeys", state="paused")["step"] == paused["step"]
     assert ask(host, run, "resume") == (200, {"ok": True})
@@ -68,6 +70,7 @@ def test_pause_resume_save_and_stop(host: Host) -> None:
     assert (loras / f"obeys-step{stopped['step']:08d}.safetensors").exists()
     assert not (loras / "obeys.safetensors").exists()
     assert ask(host, run, "stop") == (409, {"error": "The run has ended."})
+    assert stopped["wishes"] == []
     curve = host.get(f"/mjesec/runs/{run['id']}", since=str(stopped["step"] - 2))
     assert [point["step"] for point in curve["points"]] == [stopped["step"] - 1, stopped["step"]]
     # the same graph again: the host must not answer with the results that it kept

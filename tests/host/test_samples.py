@@ -62,9 +62,11 @@ def test_samples_are_the_ksamplers_and_training_does_not_know_of_them(host: Host
 
     run = next(run for run in host.get("/mjesec/runs")["runs"] if run["name"] == "seen")
     samples = host.get(f"/mjesec/runs/{run['id']}", since="2")["samples"]
-    assert [(s["step"], s["filename"], s["subfolder"]) for s in samples] == [
-        (4, name, "mjesec/samples/seen") for name in names[2:]
+    assert [(s["step"], s["filename"], s["subfolder"], s["prompt"]) for s in samples] == [
+        (4, name, "mjesec/samples/seen", prompt)
+        for name, prompt in zip(names[2:], ("moon", "forest at day"), strict=True)
     ]
+    assert entry["outputs"]["train"]["mjesec_run"] == [run["id"]]
     assert not host.complaints()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,66 @@ def test_a_held_out_loss_completes_the_point_of_its_step(
     log.end("finished", "Saved.")
     last = [point for message in sent for point in message["points"] if point["step"] == 2][-1]
     assert (last["validation"], last["loss"]) == (0.25, 0.5)
+
+
+def test_samples_are_told_once_with_their_prompts(tmp_path: Path, live: LiveRun, sent: list[dict[str, Any]]) -> None:
+    log = log_of(tmp_path, IDS[0], 1, 0.0, live.hear)
+    file = {"filename": "step00000001_00.png", "subfolder": "mjesec/samples/moon", "type": "output", "prompt": "moon"}
+    log.write("sample", 1, files=[file])
+    log.end("finished", "Saved.")
+    assert [message["samples"] for message in sent if message["samples"]] == [[{"step": 1, **file}]]
+    assert Runs(lambda: tmp_path).curve(IDS[0], 0)["samples"] == [{"step": 1, **file}]
+
+
+def test_a_run_says_what_may_be_asked_of_it(tmp_path: Path, sent: list[dict[str, Any]]) -> None:
+    live = LiveRun(Control(samples=True), sent.append, lambda: None)
+    log = log_of(tmp_path, IDS[0], 1, 0.0, live.hear)
+    assert live.as_dict()["wishes"] == ["pause", "stop", "save", "sample"]
+    # whoever else watches is told at once, although the run takes its time to obey
+    live.ask("pause")
+    assert (sent[-1]["state"], sent[-1]["wishes"]) == ("training", ["resume", "stop"])
+    live.ask("stop")
+    assert sent[-1]["wishes"] == []
+    log.end("stopped", "Stopped.")
+    assert live.as_dict()["wishes"] == []
+    with pytest.raises(ValueError, match="has ended"):
+        live.ask("resume")
+
+
+@pytest.mark.parametrize("wish", ["pause", "resume", "stop", "save", "sample"])
+@pytest.mark.parametrize("earlier", [(), ("pause",), ("stop",), ("pause", "resume"), ("pause", "stop")])
+@pytest.mark.parametrize("samples", [True, False])
+def test_exactly_the_wishes_that_are_told_are_granted(samples: bool, earlier: tuple[str, ...], wish: str) -> None:
+    control = Control(samples=samples)
+    for each in earlier:
+        getattr(control, each)()
+    granted = wish in control.wishes()
+    try:
+        getattr(control, wish)()
+    except ValueError:
+        assert not granted
+    else:
+        assert granted
+
+
+def test_a_log_that_somebody_else_wrote_breaks_no_list(tmp_path: Path) -> None:
+    log_of(tmp_path, IDS[0], 2, 5.0).close()
+    lines = [
+        '{"event": "begin", "step": 0, "id": "'
+        + IDS[0]
+        + '", "name": ["x"], "steps": "many", "time": "noon", "lr": 3}',
+        '{"event": "step", "step": 1, "loss": NaN, "smoothed_loss": "low", "lr": {"unet": Infinity}}',
+        '{"event": "step", "step": 2}',
+        '{"event": "sample", "step": 2, "files": [7, {"filename": 3}, {"filename": "a.png", "type": null}]}',
+        '{"event": "sample", "step": 2}',
+        '{"event": "validation", "step": 2, "loss": "<b>"}',
+    ]
+    (tmp_path / IDS[1]).mkdir()
+    (tmp_path / IDS[1] / "log.jsonl").write_text("\n".join(lines), "utf-8")
+    runs = Runs(lambda: tmp_path)
+    told = {run["id"]: run for run in json.loads(json.dumps(runs.all_told(), allow_nan=False))}
+    assert told.keys() == set(IDS)
+    assert (told[IDS[1]]["name"], told[IDS[1]]["step"], told[IDS[1]]["lr"]) == ("", 2, {})
+    curve = json.loads(json.dumps(runs.curve(IDS[1], 0), allow_nan=False))
+    assert [(point["step"], point["loss"], point["lr"]) for point in curve["points"]] == [(1, None, {}), (2, None, {})]
+    assert curve["samples"] == [{"step": 2, "filename": "a.png"}]

@@ -111,7 +111,7 @@ def test_points_are_thinned_but_begin_end_and_validation_stay(tmp_path: Path) ->
     assert len(points) <= 100
     assert (points[0]["step"], points[-1]["step"]) == (1001, 5000)
     assert [p for p in points if p["validation"] is not None] == [
-        {"step": 4321, "loss": 1 / 4321, "lr": {"unet": 1e-4}, "validation": 0.25}
+        {"step": 4321, "loss": 1 / 4321, "smoothed": 0.5, "lr": {"unet": 1e-4}, "validation": 0.25}
     ]
 
 
