@@ -29,6 +29,11 @@ BOXES = """() => window.app.graph.nodes.map(node => {
     return [node.id, x, y, x + w, y + h]
 })"""
 
+# ids of the notes whose text goes on below their lower edge
+CUT_NOTES = """() => [...document.querySelectorAll('[data-node-id] .comfy-markdown-content')]
+    .filter(text => text.scrollHeight > text.clientHeight + 1)
+    .map(text => text.closest('[data-node-id]').dataset.nodeId)"""
+
 
 @pytest.fixture(params=NAMES)
 def opened(request: pytest.FixtureRequest, editor: Editor) -> tuple[Editor, dict[str, Any], dict[str, Any]]:
@@ -63,6 +68,7 @@ def faults_of(editor: Editor, graph: dict[str, Any], twin: dict[str, Any]) -> li
     for key in sorted(prompt.keys() | twin.keys()):
         if prompt.get(key) != twin.get(key):
             found.append(f"node {key} is {prompt.get(key)} in the editor and {twin.get(key)} in the API twin")
+    found += [f"the text of note {node} is cut" for node in editor.js(CUT_NOTES)]
     return [*found, *overlaps(editor)]
 
 
