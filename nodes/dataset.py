@@ -21,6 +21,7 @@ from ..trainer.settings import TrainSettings
 from .folders import listing_fingerprint, offered_folders, resolve_dataset, work_folder
 from .images import to_pillow, to_tensor
 from .progress import NodeWatcher
+from .reports import report_shown
 from .sockets import DatasetSocket, TrainSettingsSocket
 
 CATEGORY = "Mjesec/dataset"
@@ -52,7 +53,7 @@ def _result(
         count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
     )
     sheet = to_tensor(_sheet(dataset))
-    shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
+    shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **report_shown(report)}
     return io.NodeOutput(dataset, sheet, report, ui=shown)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
+from .reports import report_shown
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class TrainLora(io.ComfyNode):
             global _stopped_runs
             _stopped_runs += 1
         name = host.lora_file_name(result.path, loras_folder())
-        shown = ui.PreviewText(result.report).as_dict()
+        shown = report_shown(result.report)
         if job.sampler is not None:
             shown["images"] = job.sampler.latest
         return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)

@@ -13,6 +13,9 @@ from PIL import Image
 
 AXES = [("CFG scale", "1, 4"), ("seed", "1, 2")]
 PLACES = "() => window.app.graph.serialize().nodes.map(node => [node.id, node.type, node.pos])"
+# what the editor shows on a node besides its widgets
+TOLD = """kind => window.app.graph.nodes.find(node => node.comfyClass === kind)
+    .widgets.find(widget => widget.name === '$$node-text-preview')?.value"""
 AT_TOP = "() => window.app.canvas.graph === window.app.graph"
 SELECT = """wanted => {
     window.app.canvas.selectItems(window.app.graph.nodes.filter(node => node.type.startsWith(wanted)))
@@ -57,6 +60,14 @@ def test_a_dropped_figure_brings_back_its_graph_and_a_dropped_cell_its_own(edito
     assert not any(node["class_type"].startswith("Mjesec") for node in opened.values())
     (sampler,) = (node["inputs"] for node in opened.values() if node["class_type"] == "KSampler")
     assert {"cfg": 4, "seed": 1, "steps": 1}.items() <= sampler.items()
+
+
+def test_a_report_takes_the_place_of_the_progress_on_its_node(editor: Editor) -> None:
+    editor.open_api(sweep("(lora input)", AXES, steps=1))
+    editor.queue()
+    (report,) = next(reversed(editor.host.get("/history").values()))["outputs"]["sweep"]["text"]
+    assert "4 cells" in report
+    editor.page.wait_for_function(f"([kind, report]) => ({TOLD})(kind) === report", arg=["MjesecSweep", report])
 
 
 def test_nodes_are_found_by_what_others_call_them_wired_copied_and_undone(editor: Editor) -> None:
