@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 from browser_editor import Editor, expect, read
-from host_graphs import Graph, sweep
+from host_graphs import Graph, node, sweep
 from PIL import Image
 
 AXES = [("CFG scale", "1, 4"), ("seed", "1, 2")]
 PLACES = "() => window.app.graph.serialize().nodes.map(node => [node.id, node.type, node.pos])"
-# what the editor shows on a node besides its widgets
-TOLD = """kind => window.app.graph.nodes.find(node => node.comfyClass === kind)
-    .widgets.find(widget => widget.name === '$$node-text-preview')?.value"""
+HOSTILE = "<img src=x onerror=window.hostile=1> ![a](http://mjesec.invalid/a.png) **b**"
 AT_TOP = "() => window.app.canvas.graph === window.app.graph"
 SELECT = """wanted => {
     window.app.canvas.selectItems(window.app.graph.nodes.filter(node => node.type.startsWith(wanted)))
@@ -31,14 +29,10 @@ def nothing_open(editor: Editor) -> None:
 def values(graph: Graph) -> dict[str, dict[str, Any]]:
     """Class and widget values of every node, without links, titles and the subgraphs around it."""
     return {
-        key.rpartition(":")[2]: {name: value for name, value in node["inputs"].items() if not isinstance(value, list)}
-        | {"class_type": node["class_type"]}
-        for key, node in graph.items()
+        key.rpartition(":")[2]: {name: value for name, value in each["inputs"].items() if not isinstance(value, list)}
+        | {"class_type": each["class_type"]}
+        for key, each in graph.items()
     }
-
-
-def kinds(editor: Editor) -> list[str]:
-    return [node["class_type"] for node in editor.prompt().values()]
 
 
 def test_a_dropped_figure_brings_back_its_graph_and_a_dropped_cell_its_own(editor: Editor) -> None:
@@ -62,12 +56,24 @@ def test_a_dropped_figure_brings_back_its_graph_and_a_dropped_cell_its_own(edito
     assert {"cfg": 4, "seed": 1, "steps": 1}.items() <= sampler.items()
 
 
-def test_a_report_takes_the_place_of_the_progress_on_its_node(editor: Editor) -> None:
-    editor.open_api(sweep("(lora input)", AXES, steps=1))
+def test_a_report_stands_on_its_node_once_it_ran_and_hostile_texts_in_it_stay_texts(editor: Editor) -> None:
+    config = f"resolution = 512\nmax_train_steps = 5\nshuffle_caption = true\nkeep_tokens_separator = '{HOSTILE}'"
+    editor.open_api(
+        {
+            "kohya": node("MjesecLoadKohyaConfig", text=config, file="the text below", output_name=editor.renderer),
+            "told": node("PreviewAny", source=["kohya", 1]),
+        }
+    )
+    editor.js("() => window.app.canvas.centerOnNode(window.app.graph.nodes[0])")
     editor.queue()
-    (report,) = next(reversed(editor.host.get("/history").values()))["outputs"]["sweep"]["text"]
-    assert "4 cells" in report
-    editor.page.wait_for_function(f"([kind, report]) => ({TOLD})(kind) === report", arg=["MjesecSweep", report])
+    (report,) = next(reversed(editor.host.get("/history").values()))["outputs"]["kohya"]["text"]
+    assert HOSTILE in report
+    # PreviewAny, with the same text in a field, is the host's own
+    told = editor.page.locator("span, p").filter(has_text="keep_tokens_separator =").first
+    expect(told).to_contain_text(HOSTILE)
+    assert editor.js("() => document.querySelector('img[src*=\"mjesec.invalid\"], img[src=x]')") is None
+    assert editor.js("() => window.hostile") is None
+    editor.shot(f"report_{editor.renderer}")
 
 
 def test_nodes_are_found_by_what_others_call_them_wired_copied_and_undone(editor: Editor) -> None:

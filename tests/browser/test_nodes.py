@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser_editor import Editor
+from browser_editor import Editor, expect
 
 import dev
 
@@ -111,3 +111,15 @@ def test_every_widget_is_shown_in_its_place_and_advanced_ones_are_folded(
         assert unfolded[str(node["id"])][: len(names)] == names, node["kind"]
         # widgets that the extension adds come after all of them
         assert not set(rows[str(node["id"])][len(plain) :]) & set(names)
+
+
+def test_the_help_page_opens_beside_the_node_with_its_picture(editor: Editor) -> None:
+    editor.open_api({"1": {"class_type": "MjesecFigure", "inputs": {}}})
+    editor.js("() => window.app.canvas.selectItems(window.app.graph.nodes)")
+    editor.command("Comfy.Canvas.FitView")
+    editor.page.get_by_test_id("info-button").click()
+    page = editor.page.locator(".node-help-content")
+    expect(page.get_by_role("heading", name="Errors and cures")).to_be_attached()
+    expect(page.get_by_text("Slike iz usporedbe slažu se u mrežu")).to_be_attached()
+    editor.page.wait_for_function("() => document.querySelector('.node-help-content img').naturalWidth > 0")
+    editor.shot(f"help_{editor.renderer}")
