@@ -192,6 +192,7 @@ def picture_nodes(editor: Editor, graph: Graph, kinds: list[str]) -> None:
 def picture_editor(editor: Editor, train_steps: int) -> None:
     """The quickstart after it ran, whole, and its cells in the figure viewer."""
     editor.page.set_viewport_size({"width": 1600, "height": 900})
+    editor.load()  # links are hidden
     editor.open_template("quickstart")
     editor.js(
         "steps => { window.app.graph.nodes.find(node => node.comfyClass === 'MjesecTrainSettings')"

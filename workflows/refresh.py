@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parent
 NOTES = ("MarkdownNote", "Note")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
+# what the editor and our extension add to a node besides its widgets, in pixels: a panel, a picture, a report
+PANELS = {"MjesecTrainLora": 400, "MjesecLossChart": 240, "MjesecSweep": 250}
 TITLE_BAR, NODE_GAP, GROUP_SIDE, GROUP_TOP, BAND_GAP = 30, 80, 20, 80, 120
 
 Json = dict[str, Any]
@@ -103,7 +105,7 @@ def _needed_height(info: Json) -> int:
     widgets = [entry for entry in inputs if is_widget(entry[1], entry[2])]
     rows = sum(1 + has_control(*entry) + 2 * bool(entry[2].get("multiline")) for entry in widgets)
     sockets = max(len(inputs) - len(widgets), len(info["output"]))
-    return 20 * sockets + 24 * rows + 36
+    return 20 * sockets + 24 * rows + 36 + PANELS.get(info["name"], 0)
 
 
 def _note_height(text: str) -> int:
