@@ -1,17 +1,23 @@
-"""Our trainer and ComfyUI's own, on the same checkpoint, images, host version and machine, one after the other.
+"""Our trainer and its peers, on the same checkpoint, images, host version and machine, one after the other.
 
-    python dev.py bench train [--size 256] [--steps 12] [--device cpu|cuda] [--checkpoint PATH] [--quick]
+    python dev.py bench train [--size 256] [--steps 12] [--device cpu|cuda] [--checkpoint PATH] [--rows NAME …]
+    python dev.py bench train --sd-scripts FOLDER [--sd-scripts-python PYTHON]     with kohya's trainer as well
+    python dev.py bench train --quick
 
-Each trains in a fresh host process, queued over /prompt: batch 1, rank 32, bf16, no gradient checkpointing.
+Each trains in a fresh process: batch 1, rank 32, bf16, no gradient checkpointing, but where its row says otherwise.
 
-* ComfyUI's TrainLoraNode in bypass mode, everything else at its defaults (bf16 adapters, AdamW).
-* Mjesec on the U-Net only: fp32 adapters under autocast, gradient clipping, AdamW.
+host        ComfyUI's TrainLoraNode in bypass mode, everything else at its defaults (bf16 adapters, AdamW)
+ours        Mjesec on the U-Net only: fp32 adapters under autocast, gradient clipping, AdamW
+ours4, low  on a GPU: the same in batches of 4; with gradient checkpointing and the frozen base in fp8
+thesis      Mjesec with the thesis's settings: both text encoders, Adafactor
+diffusers   the loop of diffusers' own script, adapters on the attention alone (`_diffusers_loop.py`); on a CPU
+sd-scripts  kohya-ss/sd-scripts from a checkout and with an interpreter that has its requirements
 
-Seconds a step: the median over the progress that each trainer writes to the log, from the second step on. CPU seconds:
-processor time of the host process over the same steps, which other programs on the machine disturb less. Memory added:
-the peak of the process's anonymous memory (on a GPU: of the device's) while the training prompt runs, less what it is
-once the models are loaded, have encoded and sampled, and idle. Still held: the same difference five seconds after the
-prompt ended.
+Seconds a step: the median over the progress that each trainer writes, from the second step on. CPU seconds: processor
+time of the process over the same steps, which other programs on the machine disturb less. Memory added: the peak of
+the process's anonymous memory (on a GPU: of the device's) while it trains, less what it is once the models are loaded
+and idle; of sd-scripts, less what it is once its network is about to be made. Still held: the same difference five
+seconds after the training ended.
 """
 
 from __future__ import annotations
@@ -22,13 +28,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from _contenders import (
+    RANK,
+    NodeTrainer,
+    ProgramTrainer,
+    contenders,
+    loaded,
+    sd_scripts,
+    tokenizer_folder,
+)
 from _hosts import (
     BF16,
-    Graph,
     Sampler,
     check_room,
     cpu_seconds,
@@ -37,91 +52,37 @@ from _hosts import (
     host_with,
     machine,
     main,
-    node,
     process_memory,
     run,
     setup,
     table,
 )
+from _programs import Program
 
 import dev
 
 IMAGES = 4
-RANK = 32
 SETTLE_S = 5.0
 FULL_MEMORY_GB, FULL_DISK_GB = 17.0, 2.0
-BAR_TIME, BAR_ADDED, BAR_HELD_GB = 0.65, 0.5, 0.3
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One trainer. ``train`` adds its nodes to a graph; ``progress`` finds 'step/steps' in its log."""
-
-    name: str
-    train: Callable[[Graph, int, int], Graph]
-    progress: re.Pattern[str]
+BAR_TIME, BAR_ADDED, BAR_HELD_GB = 0.55, 0.4, 0.3
+# of an H200, by row: milliseconds a step, share of the device's own speed, GB of the device in all
+CUDA_AIMS = {"ours": "60 ms", "ours4": "50 % of peak", "thesis": "120 ms, 14 GB", "low": "7 GB"}
+SPEED = re.compile(r"done at ([\d.e+-]+) TFLOP/s; a large product alone reaches ([\d.e+-]+) TFLOP/s")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds a step, and bytes."""
+    """Seconds a step, and bytes. tflops, best: TFLOP/s reached and those of one large product; None where not told."""
 
     name: str
+    batch: int
     seconds: float
     cpu: float
     idle: float
     added: float
-    held: float
-
-
-def loaded(checkpoint: str, size: int) -> Graph:
-    """Loads everything and uses it once: text, VAE both ways, one step of the sampler."""
-    return {
-        "model": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
-        "images": node("LoadImageDataSetFromFolder", folder="moon"),
-        "latents": node("VAEEncode", pixels=["images", 0], vae=["model", 2]),
-        "text": node("CLIPTextEncode", clip=["model", 1], text="moon"),
-        "decoded": node("VAEDecode", samples=["latents", 0], vae=["model", 2]),
-        "shown": node("PreviewImage", images=["decoded", 0]),
-        "empty": node("EmptyLatentImage", width=size, height=size, batch_size=1),
-        "sampled": node(
-            "KSampler", model=["model", 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0],
-            seed=0, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-        ),
-        "saved": node("SaveLatent", samples=["sampled", 0], filename_prefix="warm"),
-    }  # fmt: skip
-
-
-def hosts_trainer(graph: Graph, size: int, steps: int) -> Graph:
-    """ComfyUI's node; every input that is not given stands at its default."""
-    kept = {name: graph[name] for name in ("model", "images", "latents", "text")}
-    return kept | {
-        "train": node(
-            "TrainLoraNode", model=["model", 0], latents=["latents", 0], positive=["text", 0], steps=steps, rank=RANK,
-            training_dtype="bf16", gradient_checkpointing=False, existing_lora="[None]", bypass_mode=True,
-        ),
-        "keep": node("SaveLoRA", lora=["train", 0], prefix="loras/host", steps=["train", 2]),
-    }  # fmt: skip
-
-
-def our_trainer(graph: Graph, size: int, steps: int) -> Graph:
-    return {"model": graph["model"]} | {
-        "dataset": node("MjesecLoadImageDataset", folder="input/moon", default_caption="moon"),
-        "settings": node(
-            "MjesecTrainSettings", output_name="ours", steps=steps, resolution=size, batch_size=1, train="unet",
-            rank=RANK, alpha=float(RANK), optimizer="adamw", precision="bf16", gradient_checkpointing=False,
-        ),
-        "train": node(
-            "MjesecTrainLora", model=["model", 0], clip=["model", 1], vae=["model", 2], dataset=["dataset", 0],
-            settings=["settings", 0],
-        ),
-    }  # fmt: skip
-
-
-CONTENDERS = {
-    "host": Contender("ComfyUI's TrainLoraNode, bypass mode", hosts_trainer, re.compile(r"\| (\d+)/(\d+) \[")),
-    "ours": Contender("Mjesec", our_trainer, re.compile(r"\[Mjesec\] step (\d+)/(\d+),")),
-}
+    held: float | None
+    tflops: float | None = None
+    best: float | None = None
 
 
 class StepClock:
@@ -161,7 +122,13 @@ class StepClock:
         return statistics.median(paces), (last[2] - first[2]) / (last[0] - first[0])
 
 
-def measure(contender: Contender, checkpoint: Path, options: argparse.Namespace) -> Measured:
+def measure(contender: NodeTrainer | ProgramTrainer, checkpoint: Path, options: argparse.Namespace) -> Measured:
+    if isinstance(contender, NodeTrainer):
+        return _in_a_host(contender, checkpoint, options)
+    return _by_itself(contender, checkpoint, options)
+
+
+def _in_a_host(contender: NodeTrainer, checkpoint: Path, options: argparse.Namespace) -> Measured:
     on_gpu = options.device == "cuda"
     arguments = BF16 if on_gpu else ("--cpu", *BF16)
     with host_with(checkpoint, options.size, IMAGES, arguments) as host:
@@ -176,28 +143,76 @@ def measure(contender: Contender, checkpoint: Path, options: argparse.Namespace)
         run(host, graph)
         time.sleep(SETTLE_S)
         idle = memory()
-        print(f"{contender.name}: loaded and idle at {idle / 1e9:.2f} GB; training {options.steps} steps", flush=True)
+        _announce(contender.name, idle, options)
         clock = StepClock(host.log, contender.progress, options.steps, pid)
         with Sampler(memory=memory, steps=clock) as sampler:
-            run(host, contender.train(graph, options.size, options.steps))
+            entry = run(host, contender.train(graph, options.size, options.steps))
         time.sleep(SETTLE_S)
         held = memory() - idle
-        return Measured(contender.name, *clock.per_step(), idle, sampler.peak["memory"] - idle, held)
+        added = sampler.peak["memory"] - idle
+        return Measured(contender.name, contender.batch, *clock.per_step(), idle, added, held, *_speeds(entry))
 
 
-def report(results: list[Measured], *, with_aims: bool) -> str:
-    """The table, with the ratios where both trainers ran."""
+def _by_itself(contender: ProgramTrainer, checkpoint: Path, options: argparse.Namespace) -> Measured:
+    with Program(contender, checkpoint, options.size, options.steps, options.device, IMAGES) as program:
+        clock = StepClock(program.log, contender.progress, options.steps, program.pid)
+        # a program that does not wait for us goes on while its models settle: the memory is read at its word
+        program.wait_for(contender.loaded)
+        if contender.over:
+            time.sleep(SETTLE_S)
+        idle = process_memory(program.pid, "RssAnon")
+        _announce(contender.name, idle, options)
+        with Sampler(memory=lambda: process_memory(program.pid, "RssAnon"), steps=clock) as sampler:
+            program.go_on()
+            held = None
+            if contender.over:
+                program.wait_for(contender.over)
+                time.sleep(SETTLE_S)
+                held = process_memory(program.pid, "RssAnon") - idle
+                program.go_on()
+            program.wait()
+        return Measured(contender.name, contender.batch, *clock.per_step(), idle, sampler.peak["memory"] - idle, held)
+
+
+def _announce(name: str, idle: float, options: argparse.Namespace) -> None:
+    print(f"{name}: loaded and idle at {idle / 1e9:.2f} GB; training {options.steps} steps", flush=True)
+
+
+def _speeds(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    texts = [text for output in entry["outputs"].values() for text in output.get("text", ())]
+    found = SPEED.search("\n".join(map(str, texts)))
+    return (float(found[1]), float(found[2])) if found else (None, None)
+
+
+def cpu_report(results: Mapping[str, Measured], *, with_aims: bool) -> str:
+    """The table, with the ratios where ComfyUI's trainer and ours both ran."""
     rows = [("trainer", "seconds a step", "CPU seconds", "memory added", "still held after")]
-    for m in results:
-        memory = f"{m.added / 1e9:.2f} GB", f"{m.held / 1e9:.2f} GB"
-        rows.append((m.name, f"{m.seconds:.3g}", f"{m.cpu:.3g}", *memory))
-    if len(results) == 2:
-        host, ours = results
+    for m in results.values():
+        rows.append((m.name, f"{m.seconds:.3g}", f"{m.cpu:.3g}", _gb(m.added), _gb(m.held)))
+    if {"host", "ours"} <= results.keys():
+        host, ours = results["host"], results["ours"]
         times = f"{ours.seconds / host.seconds:.2f}", f"{ours.cpu / max(host.cpu, 1e-9):.2f}"
-        rows.append(("ours / host's", *times, _ratio(ours.added, host.added), _ratio(ours.held, host.held)))
+        held = _ratio(ours.held or 0, host.held or 0)
+        rows.append(("ours / host's", *times, _ratio(ours.added, host.added), held))
     if with_aims:
         rows.append(("aim, at most", f"{BAR_TIME:g}", "", f"{BAR_ADDED:g}", f"{BAR_HELD_GB:g} GB"))
     return table(rows)
+
+
+def cuda_report(results: Mapping[str, Measured]) -> str:
+    """The table of a GPU: speed beside the device's own, and the memory of the device in all."""
+    heads = ("ms a step", "images/s", "TFLOP/s", "share of peak", "peak memory", "memory added", "still held", "aim")
+    rows = [("trainer", *heads)]
+    for name, m in results.items():
+        share = f"{m.tflops / m.best:.0%}" if m.tflops and m.best else ""
+        speed = (f"{m.seconds * 1e3:.1f}", f"{m.batch / m.seconds:.2f}", f"{m.tflops:.3g}" if m.tflops else "", share)
+        memory = (_gb(m.idle + m.added), _gb(m.added), _gb(m.held))
+        rows.append((m.name, *speed, *memory, CUDA_AIMS.get(name, "")))
+    return table(rows)
+
+
+def _gb(count: float | None) -> str:
+    return "" if count is None else f"{count / 1e9:.2f} GB"
 
 
 def _ratio(ours: float, hosts: float) -> str:
@@ -205,30 +220,57 @@ def _ratio(ours: float, hosts: float) -> str:
     return f"{ours / hosts:.2f}" if hosts > 0 and ours > 0 else ""
 
 
-def program() -> int:
+def chosen(options: argparse.Namespace) -> dict[str, NodeTrainer | ProgramTrainer]:
+    """The rows that are asked for, in the order of the table.
+
+    Raises:
+        dev.Failure: a name that there is not, or sd-scripts' program is missing.
+    """
+    every = contenders(options.device)
+    if options.sd_scripts is not None:
+        program = options.sd_scripts / "sdxl_train_network.py"
+        if not program.is_file():
+            raise dev.Failure(f"There is no '{program}'; name a checkout of kohya-ss/sd-scripts.")
+        tokenizer = tokenizer_folder(setup().comfyui)
+        every["sd-scripts"] = sd_scripts(options.sd_scripts, options.sd_scripts_python, tokenizer)
+    names = options.rows or (("host", "ours") if options.quick else tuple(every))
+    if unknown := [name for name in names if name not in every]:
+        raise dev.Failure(f"There is no row '{unknown[0]}' here; choose of {', '.join(every)}.")
+    return {name: every[name] for name in every if name in names}
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench train", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--size", type=int, help="side of the training images in pixels (256; quick: 128)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of each (12; quick: 40)")
+    parser.add_argument("--size", type=int, help="side of the training images in pixels (256; cuda: 1024; quick: 128)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of each (12; cuda and quick: 40)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--checkpoint", type=Path, help="an SDXL checkpoint; without it, random weights are made")
     parser.add_argument("--quick", action="store_true", help="on the tiny SDXL: a smoke test, no measurement")
-    parser.add_argument("--only", choices=tuple(CONTENDERS), help="only one of the two")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these; all of the device's without it")
+    parser.add_argument("--sd-scripts", type=Path, metavar="FOLDER", help="a checkout of kohya-ss/sd-scripts")
+    parser.add_argument("--sd-scripts-python", type=Path, metavar="PYTHON", default=Path(sys.executable))
     options = parser.parse_args()
-    options.size = options.size or (128 if options.quick else 256)
-    options.steps = options.steps or (40 if options.quick else 12)
+    on_gpu = options.device == "cuda"
+    options.size = options.size or (128 if options.quick else 1024 if on_gpu else 256)
+    options.steps = options.steps or (40 if options.quick or on_gpu else 12)
+    return options
 
+
+def program() -> int:
+    options = parse()
+    rows = chosen(options)
     cache = setup().cache
     if options.quick:
         checkpoint = dev.need(dev.TINY_SDXL)
     else:
         checkpoint = full_size_checkpoint(options.checkpoint, cache)
         check_room(Path(tempfile.gettempdir()), FULL_MEMORY_GB, FULL_DISK_GB)
-    chosen = [options.only] if options.only else list(CONTENDERS)
-    results = [measure(CONTENDERS[name], checkpoint, options) for name in chosen]
+    results = {name: measure(contender, checkpoint, options) for name, contender in rows.items()}
     what = "tiny SDXL (smoke test)" if options.quick else "SDXL"
     print(f"\n{machine()}, {options.device}")
-    print(f"{what}, {options.size}x{options.size}, batch 1, rank {RANK}, {options.steps} steps\n")
-    print(report(results, with_aims=not options.quick))
+    print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps\n")
+    full = not options.quick
+    print(cuda_report(results) if options.device == "cuda" else cpu_report(results, with_aims=full))
     return 0
 
 

@@ -60,6 +60,15 @@ class CheckpointOptions(io.ComfyNode):
                     tooltip="Writes TensorBoard files into output/mjesec/tensorboard, where the package tensorboard is "
                     "installed.",
                 ),
+                io.Boolean.Input(
+                    "embed_workflow",
+                    default=True,
+                    optional=True,
+                    tooltip="Each LoRA file carries the graph that made it and small pictures of training images, so "
+                    "that whoever has the file can open the one and see the others. Turn it off for files to give "
+                    "away without them.",
+                    advanced=True,
+                ),
             ],
             outputs=[TrainSettingsSocket.Output("settings", tooltip="The settings with these options.")],
         )
@@ -75,10 +84,15 @@ class CheckpointOptions(io.ComfyNode):
         state_seconds: int,
         state_every: int,
         tensorboard: bool,
+        embed_workflow: bool = True,
     ) -> io.NodeOutput:
         validation = ValidationSettings(every=validate_every, keep_best=keep_best, patience=patience)
         saving = SavingSettings(
-            state_seconds=state_seconds, state_steps=state_every, lora_steps=save_every, tensorboard=tensorboard
+            state_seconds=state_seconds,
+            state_steps=state_every,
+            lora_steps=save_every,
+            tensorboard=tensorboard,
+            embed=embed_workflow,
         )
         return io.NodeOutput(replace(settings, validation=validation, saving=saving))
 

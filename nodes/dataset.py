@@ -17,7 +17,9 @@ from ..trainer.dataset import Dataset, scan_folder
 from ..trainer.errors import DatasetError
 from ..trainer.images import load_rgb
 from ..trainer.moons import render_moons
+from ..trainer.open_datasets import OpenDataset
 from ..trainer.settings import TrainSettings
+from .editor_routes import DATASETS
 from .folders import listing_fingerprint, offered_folders, resolve_dataset, work_folder
 from .images import to_pillow, to_tensor
 from .progress import NodeWatcher
@@ -53,7 +55,11 @@ def _result(
         count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
     )
     sheet = to_tensor(_sheet(dataset))
-    shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **report_shown(report)}
+    shown = {
+        **ui.PreviewImage(sheet, cls=cls).as_dict(),
+        **report_shown(report),
+        "mjesec_dataset": [DATASETS.keep(OpenDataset(dataset))],
+    }
     return io.NodeOutput(dataset, sheet, report, ui=shown)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from comfy_api.latest import io, ui
 
 from ..figures import FigureStyle
 from .figure_files import FILES, write_figure
+from .graph_metadata import graph_metadata
 from .grid import Grid, sweep_shown
 from .reports import report_shown
 from .sockets import GridSocket
@@ -75,9 +75,8 @@ class Figure(io.ComfyNode):
         pages: bool = False, manifest: bool = False, **look: Any,
     ) -> io.NodeOutput:  # fmt: skip
         style = FigureStyle(columns=columns or None, cell_width=cell_width or None, **_taken(look))
-        written = write_figure(
-            grid, style, filename_prefix, files=files, paged=pages, manifest=manifest, notes=_metadata(cls)
-        )
+        notes = graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        written = write_figure(grid, style, filename_prefix, files=files, paged=pages, manifest=manifest, notes=notes)
         saved = ui.SavedImages(
             [ui.SavedResult(name, written.subfolder, io.FolderType.output) for name in written.pngs]
         ).as_dict()
@@ -156,16 +155,6 @@ def _taken(look: dict[str, Any]) -> dict[str, Any]:
     """The widgets' words for "as it comes" as the style's."""
     absent = {"width_mm": 0, "font_size_pt": 0, "margin": -1, "gap": -1}
     return {name: None if name in absent and value == absent[name] else value for name, value in look.items()}
-
-
-def _metadata(cls: type[io.ComfyNode]) -> dict[str, str]:
-    """Prompt and workflow as the host's SaveImage stores them, so that the figure opens in the editor."""
-    out = {}
-    if cls.hidden.prompt is not None:
-        out["prompt"] = json.dumps(cls.hidden.prompt)
-    for key, value in (cls.hidden.extra_pnginfo or {}).items():
-        out[key] = json.dumps(value)
-    return out
 
 
 NODES = [Figure]

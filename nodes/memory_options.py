@@ -18,24 +18,32 @@ class MemoryOptions(io.ComfyNode):
             node_id="MjesecMemoryOptions",
             display_name="Memory Options",
             category=CATEGORY,
-            description="Whether a training spares memory or time. What is learnt is the same but for rounding.",
-            search_aliases=["low vram", "out of memory", "gradient checkpointing"],
+            description="What a training spares: memory or time. What is learnt is the same but for rounding.",
+            search_aliases=["low vram", "out of memory", "gradient checkpointing", "torch compile"],
             inputs=[
                 TrainSettingsSocket.Input("settings", tooltip="From Training Settings or another options node."),
                 io.Combo.Input(
                     "profile",
                     options=list(PROFILES),
                     default="auto",
-                    tooltip="auto measures what a batch keeps in memory and turns gradient checkpointing on where it "
-                    "does not fit; low always does, fast never, unless Training Settings has it on.",
+                    tooltip="auto measures what a batch keeps in memory and turns on as much gradient checkpointing as "
+                    "it takes to fit; low turns all of it on, fast none, unless Training Settings has it on.",
+                ),
+                io.Boolean.Input(
+                    "compile_blocks",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="torch.compile of the transformer blocks: minutes before the first step, then shorter "
+                    "ones. Needs a C++ compiler, on a GPU also Triton.",
                 ),
             ],
             outputs=[TrainSettingsSocket.Output("settings", tooltip="The settings with these options.")],
         )
 
     @classmethod
-    def execute(cls, settings: TrainSettings, profile: str) -> io.NodeOutput:
-        return io.NodeOutput(replace(settings, memory_profile=profile))
+    def execute(cls, settings: TrainSettings, profile: str, compile_blocks: bool = False) -> io.NodeOutput:
+        return io.NodeOutput(replace(settings, memory_profile=profile, compile_blocks=compile_blocks))
 
 
 NODES = [MemoryOptions]

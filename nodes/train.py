@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
+from .graph_metadata import graph_metadata
 from .reports import report_shown
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
 
@@ -54,7 +55,7 @@ class TrainLora(io.ComfyNode):
                 LossMap.Output("loss_map", tooltip="The loss of every step and the held-out losses, for Loss Chart."),
                 io.String.Output("report", tooltip="What was trained, with the numbers that took effect."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -82,7 +83,8 @@ class TrainLora(io.ComfyNode):
         host.check_vae(vae)
         try:
             with torch.inference_mode(False), host.no_spill(host.training_device()):
-                job = make_job(model, clip, vae, dataset, settings, samples, cls.hidden.unique_id)
+                graph = graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+                job = make_job(model, clip, vae, dataset, settings, samples, cls.hidden.unique_id, graph)
                 result = train(job)
                 lora = read_lora(result.path)
         except BaseException as error:
@@ -94,7 +96,7 @@ class TrainLora(io.ComfyNode):
             global _stopped_runs
             _stopped_runs += 1
         name = host.lora_file_name(result.path, loras_folder())
-        shown = report_shown(result.report)
+        shown = {**report_shown(result.report), "mjesec_lora": [name]}
         if job.sampler is not None:
             shown["images"] = job.sampler.latest
         return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)

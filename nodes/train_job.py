@@ -5,6 +5,7 @@ Imported only when something is trained: the networks' libraries take seconds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,12 @@ from server import PromptServer
 from ..trainer.control import Control
 from ..trainer.identity import weights_fingerprint
 from ..trainer.job import Base, Folders, Job
+from ..trainer.metadata import THUMBNAILS_KEY
 from ..trainer.registry import LiveRun
 from ..trainer.samples import Dataset
 from ..trainer.sdxl import Parts
 from ..trainer.settings import TrainSettings
+from ..trainer.thumbnails import thumbnails
 from . import host
 from .folders import loras_folder, work_folder
 from .live import RUNS
@@ -38,8 +41,12 @@ def make_job(
     settings: TrainSettings,
     samples: TrainingSamples | None,
     node_id: str | None,
+    graph: Mapping[str, str],
 ) -> Job:
-    """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes."""
+    """A run on the MODEL and CLIP of a graph, shown on node ``node_id`` and controlled through the routes.
+
+    ``graph``: that graph as its files are to carry it.
+    """
     device = host.training_device()
     control = Control(samples=samples is not None)
     live = RUNS.begin(LiveRun(control, _send, lambda: _memory_mb(device)))
@@ -57,6 +64,11 @@ def make_job(
             host.give_back()
         live.hear(record)
 
+    def keepsakes() -> dict[str, str]:
+        if not settings.saving.embed:
+            return {}
+        return {**graph, THUMBNAILS_KEY: json.dumps(thumbnails(dataset))}
+
     return Job(
         dataset=dataset,
         settings=settings,
@@ -71,6 +83,7 @@ def make_job(
         on_record=on_record,
         origin=_origin(node_id),
         sampler=sampler,
+        keepsakes=keepsakes,
         free_bytes=lambda: host.free_bytes(device),
     )
 

@@ -121,20 +121,22 @@ def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -
         # autocast casts by itself; peft would copy every input to fp32 first
         module.layer.cast_input_dtype_enabled = dtype == torch.float32
         if isinstance(module, LoraModule):
-            modules[place] = module = _finished(module, options, dtype, scratch)
+            modules[place] = module = _finished(module, settings, dtype, scratch)
         if settings.base_storage == "fp8":
             store_in_fp8(module.layer.get_base_layer(), dtype)
     return modules
 
 
-def _finished(module: LoraModule, options: AdapterSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
+def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
     """Its first values, and the way in which it computes."""
+    options = settings.adapter
     if options.initial == "pissa":
         module = module.start_from_base()
     if options.drops:
         # what is left out lies between the two products, which the fused layer computes in one
         module.drop(options)
-    else:
+    elif not settings.compile_blocks:
+        # a function for each layer would be compiled once for each layer
         fuse(module.layer, ADAPTER, dtype, scratch)
     return module
 

@@ -23,6 +23,10 @@ class CaptionTable:
     def __len__(self) -> int:
         return len(self._captions)
 
+    def has(self, name: str, path: str) -> bool:
+        """Whether the table has a caption for an image, as `find` would find it."""
+        return self.find(name, Path(path)) is not None
+
     def find(self, name: str, path: Path) -> str | None:
         """``name``: path within the folder, with forward slashes; ``path``: of the image."""
         without_ending = name.rpartition(".")[0]

@@ -28,12 +28,17 @@ def read_caption(path: str) -> Caption:
     Raises OSError.
     """
     with open(path, "rb") as file:
-        text, encoding = _decode(file.read(_LONGEST))
-    first_line = re.split(r"[\r\n]", text.replace("\0", ""), maxsplit=1)[0]
-    return Caption(first_line.strip(), encoding)
+        text, encoding = decode(file.read(_LONGEST))
+    return Caption(first_line(text), encoding)
 
 
-def _decode(data: bytes) -> tuple[str, str]:
+def first_line(text: str) -> str:
+    """What of a caption file's text is the caption."""
+    return re.split(r"[\r\n]", text.replace("\0", ""), maxsplit=1)[0].strip()
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """The text in a file's bytes, and the encoding that they are in."""
     if data.startswith(_BYTE_ORDER_MARKS):
         return data.decode("utf-16", errors="replace"), "utf-16"
     for encoding in ("utf-8-sig", "cp1252"):

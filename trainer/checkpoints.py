@@ -6,7 +6,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import LoraFileError, NonFiniteLoss
@@ -25,7 +26,7 @@ _MOST_LOSSES = 20_000
 class Checkpoints:
     """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user.
 
-    writes: False in all but one of several processes; they read the same state.
+    keepsakes: as of the job. writes: False in all but one of several processes; they read the same state.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Checkpoints:
         log: RunLog,
         say: Callable[[str], None],
         *,
+        keepsakes: Callable[[], Mapping[str, str]] = dict,
         writes: bool = True,
     ) -> None:
         self.run, self.outputs, self.base_name, self.dataset = run, outputs, base_name, dataset
         self.log, self.say, self.writes = log, say, writes
+        self._keepsakes = lru_cache(maxsize=1)(keepsakes)
         self.started = time.time()
         self._saved = time.monotonic()
 
@@ -140,7 +143,7 @@ class Checkpoints:
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))
         metadata[VALIDATION_KEY] = json.dumps([[v.step, round(v.loss, 7)] for v in progress.validations])
-        save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata)
+        save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata, self._keepsakes())
         self.log.write("saved", progress.step, file=path.name)
 
 

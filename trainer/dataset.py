@@ -22,7 +22,7 @@ __all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
 
 _REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
 # what trainers and file managers leave beside images
-_NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
+NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
 _THREADS = 4
 
 
@@ -147,7 +147,7 @@ def _listing(
             folders.append(path)
         elif path.suffix.lower() in IMAGE_EXTENSIONS:
             images.append(path)
-        elif path.suffix.lower() not in _NOT_WORTH_A_WORD:
+        elif path.suffix.lower() not in NOT_WORTH_A_WORD:
             others.append(path)
     stems = {path.stem for path in images}
     for path in others:

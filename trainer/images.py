@@ -48,6 +48,22 @@ def load_rgb(
     return _turned(rgb, orientation)
 
 
+def load_thumbnail(path: str | os.PathLike[str], side: int, *, exif_rotate: bool = True) -> Image.Image:
+    """The picture as `load_rgb` gives it, at most `side` pixels wide and high; never enlarged. Raises ImageError.
+
+    A large JPEG is decoded at an eighth to a half of its size where that is enough.
+    """
+    from PIL.Image import Resampling
+
+    with _opened(path) as image:
+        image.draft("RGB", (2 * side, 2 * side))
+        image.load()
+        rgb = _to_rgb(image, WHITE)
+        orientation = _orientation(image) if exif_rotate else 1
+    rgb.thumbnail((side, side), Resampling.LANCZOS, reducing_gap=3.0)
+    return _turned(rgb, orientation)
+
+
 def load_alpha(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Image.Image | None:
     """How opaque the picture is, 8-bit greyscale with 255 for opaque; None without transparency. Raises ImageError."""
     with _opened(path) as image:

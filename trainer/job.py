@@ -93,6 +93,8 @@ class Job:
     control: wishes of the user. on_record: told every record of the run's log as it is written.
     origin: who asked for the run, for the log ("node_id": "5"). sampler: draws images on the way; None for none.
     processes: who trains together; only the main one writes files.
+    keepsakes: further entries for the metadata of the run's files, asked for when the first is written; the last ones
+    are left out where they would make a file's header too long.
     free_bytes: memory that is free on the device; None where nobody knows.
     """
 
@@ -110,6 +112,7 @@ class Job:
     on_record: Callable[[Mapping[str, object]], None] = _nobody
     origin: Mapping[str, str] = field(default_factory=dict)
     sampler: Sampler | None = None
+    keepsakes: Callable[[], Mapping[str, str]] = dict
     processes: Processes = ALONE
     free_bytes: Callable[[], int] | None = None
 

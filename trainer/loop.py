@@ -15,16 +15,20 @@ from .adapter import Adapters
 from .attention import DirectAttention
 from .bands import Validation
 from .caption_variants import draw_caption
+from .compiled import NO_COMPILER, compile_blocks, is_compilers
+from .conditioning import Conditioner
+from .convolution import use_products
 from .data import Batch, Example, Plan, collate
+from .device import to_device
 from .ema import RunningMean
-from .errors import NonFiniteLoss
+from .errors import NonFiniteLoss, SettingsError
 from .frozen import compute_in
 from .loss import draw_noise, draw_timesteps, error_per_value, huber_parameter, perturbed, weight_of_level
 from .noise import add_noise, mse_per_image, step_generator, target
 from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
 from .precision import compute_dtype
 from .processes import ALONE, Processes
-from .sdxl import Parts, encode_text
+from .sdxl import Parts
 from .settings import TrainSettings
 from .tokens import Tokenize, caption_ids
 
@@ -84,10 +88,14 @@ class Trainer:
         self.dtype = compute_dtype(settings.precision, device)
         if device.type == "cpu":
             parts.unet.set_attn_processor(DirectAttention())
+            if self.dtype == torch.bfloat16:
+                use_products(parts.unet, self.dtype)
         if self.dtype == torch.float32:
             # autocast would widen them too, but keep each widened weight for the backward pass
             for part in parts.modules():
                 compute_in(part, self.dtype)
+        if settings.compile_blocks:
+            compile_blocks(parts.unet)
         self.plan = Plan(examples, settings)
         self.optimizer = make_optimizer(adapters, settings)
         self.schedule = make_schedule(self.optimizer, settings)
@@ -105,15 +113,18 @@ class Trainer:
         adapters.train(False)
         self.mean = RunningMean(self._weights, settings.ema.decay) if settings.ema.decay else None
         self._alpha_bar = parts.alpha_bar.to(device)
+        self._ahead: tuple[tuple[int, int], Batch] | None = None
+        # which of checkpointing.LEVELS is on
+        self.checkpointing = "nothing"
         # images that go through the U-Net at once; None: all of a batch
         self.piece: int | None = None
         # whether a step that failed may be tried again: no weight has been touched
         self.retryable = False
-        self._text: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         # shuffled captions hardly ever come again; those without change and the empty one do
-        self._lasting = {example.tokens.numpy().tobytes() for example in examples}
+        lasting = [example.tokens for example in examples]
         if tokenize is not None:
-            self._lasting.add(caption_ids("", settings.captions, tokenize)[0].numpy().tobytes())
+            lasting.append(caption_ids("", settings.captions, tokenize)[0])
+        self.condition = Conditioner(parts, settings.captions, device, lasting, trained=settings.trains_text)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == torch.float32:
@@ -181,11 +192,17 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: the loss or the gradient is NaN or infinite; weights are those of the last good step.
+            SettingsError: blocks are to be compiled, and torch.compile does not work here.
         """
         first = self.progress.step
         while self.progress.step < self.settings.steps:
             began = time.perf_counter()
-            loss, norm, taken = self.step()
+            try:
+                loss, norm, taken = self.step()
+            except Exception as error:
+                if is_compilers(error):
+                    raise SettingsError(NO_COMPILER.format(error=" ".join(str(error).splitlines()[:2]))) from error
+                raise
             seconds = time.perf_counter() - began
             # the first step pays for warming up; it must not spoil the estimate
             warm = self.progress.step > first + 2
@@ -196,7 +213,7 @@ class Trainer:
         """One optimizer step: mean loss, gradient norm before clipping, and whether fp16 let it be taken."""
         number = self.progress.step
         micro = self.plan.micro_batches(number)
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         # one process cannot try again by itself what all of them add up
         self.retryable = self.processes.count == 1
         try:
@@ -205,29 +222,31 @@ class Trainer:
                 if (own := rows.stop - rows.start) == 0:
                     continue
                 generator = step_generator(self.settings.seed, 2, number, place)
-                batch = replace(self.draw(indices, number, place), rows=rows)
+                batch = replace(self._drawn(indices, number, place), rows=rows)
                 with self._dropping(number, place):
                     share = self.loss(batch, generator) * (own / len(indices) / len(micro))
                     self.scaler.scale(share).backward()
-                total += share.item()
-            total = self.processes.add(total, self.device)
-            if not math.isfinite(total):
-                raise NonFiniteLoss(number + 1)
+                total += share.detach()
+            total = self.processes.add(total)
             self.processes.add_gradients(self._weights)
             self.retryable = False
-            norm, taken = self._update(number)
+            loss, norm, taken = self._update(number, total)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        self.progress.losses.append(total)
+        self.progress.losses.append(loss)
         self.progress.skipped += not taken
-        return total, norm, taken
+        return loss, norm, taken
 
-    def _update(self, number: int) -> tuple[float, bool]:
+    def _update(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
         self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self._weights, self.settings.max_grad_norm).item()
-        finite = norm == norm and norm != float("inf")
-        if not finite and not self.scaler.is_enabled():
+        clipped = gradient_norm(self._weights, self.settings.max_grad_norm)
+        # while a GPU still computes
+        self._draw_ahead(number + 1)
+        # the one place where a step waits for the device: what is not finite must not touch a weight
+        loss, norm = torch.stack([total, clipped]).tolist()
+        finite = math.isfinite(norm)
+        if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
             raise NonFiniteLoss(number + 1)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -235,9 +254,19 @@ class Trainer:
             self.mean.update(self._weights)
         # before the schedule moves on: the rates that this step was taken with
         self.rates = effective_rates(self.optimizer, _SHOWN_RATES)
-        if self.schedule is not None:
+        # as accelerate does, a step that was not taken counts for no schedule
+        if self.schedule is not None and finite:
             self.schedule.step()
-        return norm, finite
+        return loss, norm, finite
+
+    def _drawn(self, indices: Sequence[int], step: int, place: int) -> Batch:
+        ahead, self._ahead = self._ahead, None
+        return ahead[1] if ahead is not None and ahead[0] == (step, place) else self.draw(indices, step, place)
+
+    def _draw_ahead(self, step: int) -> None:
+        """The next step's first micro-batch; what is drawn follows from the step alone, whenever it is."""
+        if step < self.settings.steps:
+            self._ahead = (step, 0), self.draw(self.plan.micro_batches(step)[0], step, 0)
 
     def draw(self, indices: Sequence[int], step: int, place: int) -> Batch:
         """A micro-batch: of each image a sample of its posterior, mirrored or not, with the words it is seen with."""
@@ -270,27 +299,27 @@ class Trainer:
         options = self.settings.loss
         if timesteps is None:
             timesteps = draw_timesteps(len(batch.latents), len(self._alpha_bar), options, generator)
-        x0 = batch.latents.to(self.device) * self.parts.latent_scale
+        x0 = to_device(batch.latents, self.device) * self.parts.latent_scale
         noise = draw_noise(x0, options, generator)
         seen = perturbed(noise, options, generator)
         x0, noise, seen, timesteps, batch = (*(t[batch.rows] for t in (x0, noise, seen, timesteps)), batch.own())
-        timesteps = timesteps.to(self.device)
+        timesteps = to_device(timesteps, self.device)
         alpha_bar = self._alpha_bar[timesteps]
         guess = self._predict(add_noise(x0, seen, alpha_bar), timesteps, batch)
         goal = target(x0, noise, alpha_bar, self.parts.prediction)
         c = None if options.kind == "l2" else huber_parameter(alpha_bar, timesteps, options)
         error = error_per_value(guess, goal, c, options)
         if batch.mask is not None:
-            error = error * batch.mask.to(self.device)
+            error = error * to_device(batch.mask, self.device)
         weight = weight_of_level(alpha_bar, self.parts.prediction, options)
-        weight = torch.where(batch.prior.to(self.device), weight * options.prior_weight, weight)
+        weight = torch.where(to_device(batch.prior, self.device), weight * options.prior_weight, weight)
         return (error.mean(dim=(1, 2, 3)) * weight).mean()
 
     def loss_per_image(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor) -> torch.Tensor:
         """Plain squared error with plain noise at given timesteps, (N,) int64 to (N,): comparable between any runs."""
-        x0 = batch.latents.to(self.device) * self.parts.latent_scale
-        noise = torch.randn(batch.latents.shape, generator=generator).to(self.device)
-        timesteps = timesteps.to(self.device)
+        x0 = to_device(batch.latents, self.device) * self.parts.latent_scale
+        noise = to_device(torch.randn(batch.latents.shape, generator=generator), self.device)
+        timesteps = to_device(timesteps, self.device)
         alpha_bar = self._alpha_bar[timesteps]
         guess = self._predict(add_noise(x0, noise, alpha_bar), timesteps, batch)
         return mse_per_image(guess, target(x0, noise, alpha_bar, self.parts.prediction))
@@ -313,23 +342,7 @@ class Trainer:
     ) -> torch.Tensor:
         with self.autocast():
             context, pooled = self.condition(tokens)
-            extra = {"text_embeds": pooled, "time_ids": time_ids.to(self.device)}
+            extra = {"text_embeds": pooled, "time_ids": to_device(time_ids, self.device)}
             return self.parts.unet(
                 noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False
             )[0]
-
-    def condition(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text conditioning of (2, N, 77k) ids; kept for captions that come again where the encoders are frozen."""
-        joined = self.settings.captions.long_captions == "kohya"
-        if self.settings.trains_text:
-            return encode_text(self.parts, tokens.to(self.device), joined=joined)
-        rows = []
-        for ids in tokens.unbind(dim=1):
-            key = ids.numpy().tobytes()
-            if (row := self._text.get(key)) is None:
-                with torch.no_grad():
-                    row = encode_text(self.parts, ids[:, None].to(self.device), joined=joined)
-                if not self.settings.captions.varies or key in self._lasting:
-                    self._text[key] = row
-            rows.append(row)
-        return torch.cat([context for context, _ in rows]), torch.cat([pooled for _, pooled in rows])

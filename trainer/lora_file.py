@@ -7,6 +7,7 @@ kohya-ss/sd-scripts' networks.lora writes and A1111, Forge and ComfyUI read them
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from .precision import DTYPES
 if TYPE_CHECKING:
     from .adapter import Adapters
 
+MAX_HEADER = 0x100000 - 64  # ComfyUI's own limit, and room for the padding
 _LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -56,8 +58,12 @@ def hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     }
 
 
-def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+def save_lora(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], extra: Mapping[str, str] | None = None
+) -> None:
     """Write the file, hashes included; a file of that name is replaced only when the new one is whole.
+
+    ``extra``: entries that go in as long as the header stays below the 1 MiB that hosts read, the first ones first.
 
     Raises:
         LoraFileError: a value is not finite, or the file could not be written.
@@ -69,12 +75,36 @@ def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping
                 "numbers; lower the learning rate."
             )
     full = {**metadata, **hashes(tensors, metadata)}
-    data = save(dict(tensors), full)
+    data = save(dict(tensors), {**_fitting(tensors, full, extra or {}), **full})
 
     def write(scratch: Path) -> None:
         scratch.write_bytes(data)
 
     write_atomically(path, write)
+
+
+def _fitting(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], extra: Mapping[str, str]
+) -> dict[str, str]:
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    # as the header has it, with offsets as long as the longest
+    entries = {
+        name: {"dtype": "F8_E4M3", "shape": list(tensor.shape), "data_offsets": [total, total]}
+        for name, tensor in tensors.items()
+    }
+    room = MAX_HEADER - len(_header({"__metadata__": metadata, **entries}))
+    found: dict[str, str] = {}
+    for name, value in extra.items():
+        room -= (needed := len(_header({name: value})))
+        if room < 0:
+            room += needed
+        else:
+            found[name] = value
+    return found
+
+
+def _header(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .checkpointing import LEVELS, use_checkpointing
 from .data import Example
 from .errors import MemoryShortage
 from .loop import Trainer
 from .noise import step_generator
-from .sdxl import Parts
+from .tokens import empty_pieces
 
 # what the allocator and short-lived values take beside what is counted
 _MARGIN = 1.15
@@ -26,47 +27,41 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _CPU_ALLOCATOR)
 
 
-def use_checkpointing(parts: Parts, *, text: bool) -> None:
-    """Compute activations again in the backward pass instead of keeping them; ``text``: in the encoders as well.
-
-    It works in training mode only, which changes nothing else: SDXL has no dropout, and its norms keep no statistics.
-    """
-    for module in parts.modules():
-        module.train()
-    parts.unet.enable_gradient_checkpointing()
-    if text:
-        for encoder in (parts.te1, parts.te2):
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+def spare(trainer: Trainer, level: str) -> None:
+    """Let a trainer use gradient checkpointing at one of ``LEVELS``."""
+    use_checkpointing(trainer.parts, level, text=trainer.settings.trains_text)
+    trainer.checkpointing = level
 
 
 def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> str:
-    """Turn gradient checkpointing on if the settings want it or the memory asks for it; says what and why.
+    """Turn on as much gradient checkpointing as the settings want or the memory asks for; says what and why.
 
     Empty where nothing was chosen.
 
     free_bytes: memory that is free beside the networks; None where nobody knows, which counts as enough.
     """
     settings = trainer.settings
-    profile = settings.memory_profile
-    for module in trainer.parts.modules():
-        module.eval()
-    if settings.gradient_checkpointing or profile == "low":
-        use_checkpointing(trainer.parts, text=settings.trains_text)
-        return "Memory: gradient checkpointing, as set."
-    if profile == "fast":
+    if settings.gradient_checkpointing or settings.memory_profile == "low":
+        spare(trainer, LEVELS[-1])
+        return "Memory: gradient checkpointing of everything, as set."
+    spare(trainer, LEVELS[0])
+    if settings.memory_profile == "fast":
         return "Memory: no gradient checkpointing, as set."
     if free_bytes is None:
         return ""
-    free = free_bytes()
-    kept = kept_bytes(trainer, free)
-    held = optimizer_bytes(trainer)
-    numbers = (
-        f"{_mb(free)} are free, one batch keeps {_mb(kept)} for its backward pass, gradients and optimizer {_mb(held)}"
+    free, held = free_bytes(), optimizer_bytes(trainer)
+    needs = []
+    for level in LEVELS:
+        spare(trainer, level)
+        kept = kept_bytes(trainer, free)
+        needs.append(_mb(kept) + f" with gradient checkpointing of {level}" * (level != LEVELS[0]))
+        if (kept + held) * _MARGIN <= free:
+            break
+    chosen = f"gradient checkpointing is on for {trainer.checkpointing}"
+    return (
+        f"Memory: {_mb(free)} are free, one batch keeps {', or '.join(needs)} for its backward pass, gradients and "
+        f"optimizer {_mb(held)}: {chosen if trainer.checkpointing != LEVELS[0] else 'no gradient checkpointing'}."
     )
-    if (kept + held) * _MARGIN <= free:
-        return f"Memory: {numbers}: no gradient checkpointing."
-    use_checkpointing(trainer.parts, text=settings.trains_text)
-    return f"Memory: {numbers}: gradient checkpointing is on."
 
 
 def kept_bytes(trainer: Trainer, most: int = _UNKNOWN) -> int:
@@ -114,8 +109,8 @@ def retreat(trainer: Trainer, error: BaseException) -> str:
         MemoryShortage: there is nothing left to give up, or the failure left the optimizer half updated.
     """
     step = f"There is too little memory for step {trainer.progress.step + 1}"
-    if trainer.retryable and not trainer.parts.unet.is_gradient_checkpointing:
-        use_checkpointing(trainer.parts, text=trainer.settings.trains_text)
+    if trainer.retryable and trainer.checkpointing != LEVELS[-1]:
+        spare(trainer, LEVELS[-1])
         return f"{step}: gradient checkpointing is on from here, which is slower."
     images = min(trainer.piece or trainer.settings.batch_size, trainer.settings.batch_size)
     if trainer.retryable and images > 1:
@@ -130,10 +125,7 @@ def _mb(count: int) -> str:
 
 def release_text_encoders(trainer: Trainer, examples: Sequence[Example]) -> bool:
     """Encode the captions of all examples and let go of frozen text encoders; False where they are needed on."""
-    if trainer.settings.trains_text or trainer.settings.captions.varies:
-        return False
-    for example in examples:
-        trainer.condition(example.tokens[:, None])
-    for encoder in (trainer.parts.te1, trainer.parts.te2):
-        encoder.to("meta")
-    return True
+    captions = [example.tokens for example in examples]
+    # shorter captions of a batch are filled up with pieces without words
+    with trainer.autocast():
+        return trainer.condition.release([*captions, *map(empty_pieces, captions[:1])])

@@ -14,6 +14,7 @@ from .samples import Dataset
 from .settings import TrainSettings
 
 RUN_KEY = "mjesec_run"
+THUMBNAILS_KEY = "mjesec_thumbnails"
 _KOHYA_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
 
 
@@ -109,6 +110,7 @@ def lora_metadata(
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "epsilon" if facts.prediction == "epsilon" else "v",
         "modelspec.timestep_range": f"{settings.loss.min_timestep},{settings.loss.max_timestep}",
+        **({"modelspec.trigger_phrase": settings.captions.trigger} if settings.captions.trigger else {}),
     }
 
 

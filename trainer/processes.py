@@ -59,13 +59,13 @@ class Processes:
         for weight, piece in zip(shared, together.split([weight.numel() for weight in shared]), strict=True):
             weight.grad.copy_(piece.view_as(weight))
 
-    def add(self, value: float, device: torch.device) -> float:
+    def add(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of everybody's ``value``."""
         if self.count == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        total = value.clone()
         distributed.all_reduce(total)
-        return total.item()
+        return total
 
     def wait(self) -> None:
         """Go on when every process has come here."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_NAMED = 20
 MAX_TOKENS = 75
 
-_HEADINGS = {
+HEADINGS = {
     "broken": "Broken files, skipped",
     "outside": "Links out of the folder, skipped",
     "folder_ignored": "Sub-folders not read",
@@ -49,7 +49,7 @@ def dataset_report(
         lines += _bucket_lines(dataset, buckets)
     if count_tokens is not None:
         lines += _token_lines(dataset, count_tokens, max_tokens)
-    for kind, heading in _HEADINGS.items():
+    for kind, heading in HEADINGS.items():
         problems = dataset.problems_of(kind)
         lines += _listed(heading, [f"{problem.path}: {problem.detail}" for problem in problems])
     return "\n".join(lines)

@@ -35,12 +35,14 @@ class SavingSettings:
     state_seconds, state_steps: the state from which a crash can go on is saved at least this often; 0 is off.
     lora_steps: writes ``name-step00000500.safetensors`` and so on every so many steps; 0 is off.
     tensorboard: writes event files where the package tensorboard is installed.
+    embed: LoRA files carry what the job keeps for them: the graph that made them, and small pictures.
     """
 
     state_seconds: int = 300
     state_steps: int = 0
     lora_steps: int = 0
     tensorboard: bool = True
+    embed: bool = True
 
     def __post_init__(self) -> None:
         for name in ("state_seconds", "state_steps", "lora_steps"):

@@ -186,15 +186,24 @@ def encode_text(parts: Parts, ids: torch.Tensor, *, joined: bool = False) -> tup
     225 (get_hidden_states_sdxl); otherwise whole pieces follow each other, as in ComfyUI.
     """
     count, pieces = ids.shape[1], ids.shape[2] // TOKENS
-    rows = ids.reshape(2, count * pieces, TOKENS)
+    return join_pieces(*encode_pieces(parts, ids.reshape(2, count * pieces, TOKENS)), pieces, joined=joined)
+
+
+def encode_pieces(parts: Parts, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each piece by itself: (2, M, 77) ids to (M, 77, 2048) context and (M, 1280) pooled output."""
     first = parts.te1(rows[0], output_hidden_states=True)
     second = parts.te2(rows[1], output_hidden_states=True)
-    context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-    pooled = second.text_embeds
+    return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
+
+
+def join_pieces(
+    context: torch.Tensor, pooled: torch.Tensor, pieces: int, *, joined: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The conditioning of captions of ``pieces`` pieces each, from their pieces' (N·k, 77, 2048) and (N·k, 1280)."""
     if pieces == 1:
         return context, pooled
-    context = context.view(count, pieces, TOKENS, -1)
-    pooled = pooled.view(count, pieces, -1)[:, 0]
+    context = context.unflatten(0, (-1, pieces))
+    pooled = pooled.unflatten(0, (-1, pieces))[:, 0]
     if not joined:
         return context.flatten(1, 2), pooled
     inner = context[:, :, 1:-1].flatten(1, 2)

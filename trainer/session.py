@@ -19,7 +19,7 @@ from .job import Job, Result
 from .journal import Journal
 from .latents import LatentsCache
 from .loop import Step, Trainer
-from .memory import choose_profile, is_out_of_memory, release_text_encoders, retreat, use_checkpointing
+from .memory import choose_profile, is_out_of_memory, release_text_encoders, retreat, spare
 from .outputs import Outputs
 from .previews import Previews
 from .samples import Dataset
@@ -45,11 +45,18 @@ class Session:
         self.log = self.journal.log
         self.previews = Previews(job, outputs, self.log)
         self.files = Checkpoints(
-            run, outputs, job.base.name, self.training, self.log, job.watcher.say, writes=job.processes.main
+            run,
+            outputs,
+            job.base.name,
+            self.training,
+            self.log,
+            job.watcher.say,
+            keepsakes=job.keepsakes,
+            writes=job.processes.main,
         )
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
-        self._spared: tuple[bool, int | None] | None = None
+        self._spared: tuple[str, int | None] | None = None
 
     def train(self) -> Result:
         if self.job.processes.main:
@@ -146,10 +153,9 @@ class Session:
             if told := choose_profile(trainer, self.job.free_bytes):
                 self.job.say(told)
         else:
-            checkpointing, trainer.piece = self._spared
-            if checkpointing:
-                use_checkpointing(trainer.parts, text=self.settings.trains_text)
-        self._spared = trainer.parts.unet.is_gradient_checkpointing, trainer.piece
+            level, trainer.piece = self._spared
+            spare(trainer, level)
+        self._spared = trainer.checkpointing, trainer.piece
 
     def _steps(self, trainer: Trainer, on_step: Callable[[Step], None]) -> None:
         """Train; a step that finds too little memory is tried again with less speed, and that is said."""
@@ -164,7 +170,7 @@ class Session:
             gc.collect()
             if self.job.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._spared = True, trainer.piece
+            self._spared = trainer.checkpointing, trainer.piece
             self.job.say(told)
 
     def _begin(self, trainer: Trainer) -> None:

@@ -56,6 +56,7 @@ class TrainSettings:
     save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
     validation_images: held out of training; their loss at fixed noise and timesteps is reported.
     memory_profile: ``auto`` turns gradient checkpointing on where the memory is short, ``low`` always, ``fast`` never.
+    compile_blocks: torch.compile of the transformer blocks: minutes before the first step, then shorter ones.
     buckets, adapter, optimizer_options, loss, captions, images, ema, validation, saving: groups with rules
         of their own.
 
@@ -95,6 +96,7 @@ class TrainSettings:
     images: ImageSettings = field(default_factory=ImageSettings)
     ema: EmaSettings = field(default_factory=EmaSettings)
     memory_profile: str = "auto"
+    compile_blocks: bool = False
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     saving: SavingSettings = field(default_factory=SavingSettings)
 

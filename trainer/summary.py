@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from .caption_variants import fixed_caption
 from .data import Plan, Tokenize
 from .loop import Trainer
+from .memory import is_out_of_memory
 from .optim import effective_rates, group_rate
 from .samples import Dataset
 from .settings import TrainSettings
@@ -66,8 +68,8 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
         f"{when}: {told}.",
         f"{progress.step} steps in {seconds:.0f} s; mean loss of the last tenth {sum(recent) / len(recent):.4f}.",
     ]
-    if trainer.pace:
-        lines.append(_speed(trainer))
+    if trainer.pace and (speed := _speed(trainer)):
+        lines.append(speed)
     if progress.skipped:
         lines.append(f"{progress.skipped} steps overflowed fp16 and were counted but not taken.")
     if held_out is not None:
@@ -77,8 +79,15 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
 
 
 def _speed(trainer: Trainer) -> str:
+    """A step of the commonest size; empty where the device has no room left for the product that it is compared to."""
     settings = trainer.settings
-    height, width = trainer.examples[0].latents.mean.shape[-2:]
-    batch = torch.Size((settings.batch_size, 4, height, width))
+    sizes = Counter(tuple(example.latents.mean.shape[-2:]) for example in trainer.examples)
+    rows = trainer.processes.rows(settings.batch_size)
+    batch = torch.Size((rows.stop - rows.start, 4, *sizes.most_common(1)[0][0]))
     flops = floor_flops(trainer.parts, batch, with_text=settings.trains_text) * settings.gradient_accumulation
-    return speed_line(flops, trainer.pace, trainer.device, trainer.dtype)
+    try:
+        return speed_line(flops, trainer.pace, trainer.device, trainer.dtype)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return ""
+        raise

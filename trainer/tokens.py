@@ -35,6 +35,10 @@ def stack_ids(rows: Sequence[torch.Tensor]) -> torch.Tensor:
 def _lengthened(row: torch.Tensor, length: int) -> torch.Tensor:
     if row.shape[1] == length:
         return row
-    start, end = int(row[0, 0]), int(row[0, TOKENS - 1])
-    first, second, _ = pad_tokens([start, end], (length - row.shape[1]) // TOKENS)
-    return torch.cat([row, torch.tensor([first, second])], dim=1)
+    return torch.cat([row, empty_pieces(row, (length - row.shape[1]) // TOKENS)], dim=1)
+
+
+def empty_pieces(row: torch.Tensor, count: int = 1) -> torch.Tensor:
+    """(2, 77·count): pieces without words, with the start and end of another caption's (2, 77k) ids."""
+    first, second, _ = pad_tokens([int(row[0, 0]), int(row[0, TOKENS - 1])], count)
+    return torch.tensor([first, second])

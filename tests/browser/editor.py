@@ -254,8 +254,14 @@ class Editor:
         """Presses a button of the first node of a kind, where the renderer shows it."""
         place = self.js(BUTTON_PLACE, [kind, label])
         self.settle()
-        place = self.js(BUTTON_PLACE, [kind, label])
-        self.page.mouse.click(*place)
+        node = self.js("kind => window.app.canvas.graph.nodes.find(node => node.comfyClass === kind).id", kind)
+        shown = self.page.locator(f'[data-node-id="{node}"]').get_by_role("button", name=label)
+        if shown.count():
+            # nodes that were just made grow for some frames: this waits until the button stands still
+            shown.click()
+        else:
+            place = self.js(BUTTON_PLACE, [kind, label])
+            self.page.mouse.click(*place)
 
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""

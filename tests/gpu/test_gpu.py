@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import gc
 import math
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from pack.trainer.buckets import BucketSettings
 from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, transformers_state
+from pack.trainer.control import Control
 from pack.trainer.dataset import scan_folder
 from pack.trainer.loop import Step
 from pack.trainer.lora_file import read_lora
 from pack.trainer.moons import render_moons
+from pack.trainer.options import AdapterSettings, CaptionSettings
 from pack.trainer.run import Base, Folders, Job, Result, train
 from pack.trainer.sdxl import EOS, Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
 from pack.trainer.settings import TrainSettings
@@ -77,10 +81,27 @@ def averaged(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, torch.full_like(mean, 0.1)
 
 
-def train_on(device: str, work: Path, watcher: Silent | None = None, **changes: object) -> Result:
+def letters_to_ids(caption: str) -> list[int]:
+    return [49406, *(ord(letter) + 256 for letter in caption[:60]), EOS]
+
+
+def words_to_ids(caption: str) -> list[int]:
+    return [49406, *(ord(word[0]) + 256 for word in caption.split()), EOS]
+
+
+def train_on(
+    device: str,
+    work: Path,
+    watcher: Silent | None = None,
+    *,
+    tokenize: Callable[[str], Sequence[int]] = letters_to_ids,
+    control: Control | None = None,
+    **changes: object,
+) -> Result:
     base: dict[str, object] = {"steps": 6, "rank": 4, "unet_lr": 1e-3, "buckets": BucketSettings((SIZE, SIZE))}
     settings = TrainSettings(**{**base, **changes})  # type: ignore[arg-type]
-    render_moons(work / "moons", 4, SIZE, seed=1)
+    if not (work / "moons").exists():
+        render_moons(work / "moons", 4, SIZE, seed=1)
     place = torch.device(device)
     job = Job(
         dataset=scan_folder(work / "moons"),
@@ -88,10 +109,11 @@ def train_on(device: str, work: Path, watcher: Silent | None = None, **changes: 
         base=Base("tiny", f"tiny on {device}", "none"),
         folders=Folders(work / "loras", work / "work"),
         parts=lambda: tiny_parts(place, DTYPES[settings.precision]),
-        tokenize=lambda caption: [49406, *(ord(letter) + 256 for letter in caption[:60]), EOS],
+        tokenize=tokenize,
         encode=averaged,
         device=place,
         watcher=watcher or Silent(),
+        control=control or Control(),
     )
     return train(job)
 
@@ -151,3 +173,110 @@ def test_what_overflows_in_fp16_is_counted_and_not_taken(tmp_path: Path) -> None
     skipped = sum(not step.taken for step in watcher.steps)
     assert skipped < len(watcher.steps)
     assert any(line.startswith(f"{skipped} steps overflowed") for line in watcher.lines) == (skipped > 0)
+
+
+def test_long_captions_of_several_lengths_train_with_frozen_encoders(tmp_path: Path) -> None:
+    """The encoders are let go once the captions are encoded; a batch of one and of two pieces needs them no more."""
+    work = tmp_path / "moons"
+    render_moons(work, 4, SIZE, seed=1)
+    for number, caption in enumerate(sorted(work.glob("*.txt"))):
+        caption.write_text("moon " * (2 if number % 2 else 100), encoding="utf-8")
+    result = train_on(
+        "cuda", tmp_path, train="unet", batch_size=2, captions=CaptionSettings(tokens=150), tokenize=words_to_ids
+    )
+    assert all(math.isfinite(loss) for loss in result.losses)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="This GPU knows no fp8."
+)
+def test_a_base_in_fp8_trains(tmp_path: Path) -> None:
+    result = train_on("cuda", tmp_path, precision="bf16", base_storage="fp8")
+    plain = train_on("cuda", tmp_path / "plain", precision="bf16")
+    assert result.losses == pytest.approx(plain.losses, rel=0.2)
+    assert result.losses != plain.losses
+
+
+def test_the_low_profile_keeps_less_than_the_fast_one(tmp_path: Path) -> None:
+    peaks = {}
+    for profile in ("fast", "low"):
+        train_on("cuda", tmp_path / f"warm {profile}", memory_profile=profile, batch_size=4, seed=1)
+        allocated()
+        torch.cuda.reset_peak_memory_stats()
+        train_on("cuda", tmp_path / profile, memory_profile=profile, batch_size=4, seed=2)
+        peaks[profile] = torch.cuda.max_memory_allocated()
+    assert peaks["low"] < 0.8 * peaks["fast"], peaks
+
+
+def test_a_gpu_that_is_full_makes_the_run_retreat_and_say_so(tmp_path: Path) -> None:
+    """A real shortage: all but some room is taken, so that a step without checkpointing cannot fit."""
+    watcher = Silent()
+    train_on("cuda", tmp_path / "warm", batch_size=4, seed=1)
+    allocated()
+    torch.cuda.reset_peak_memory_stats()
+    train_on("cuda", tmp_path / "whole", memory_profile="fast", batch_size=4, seed=2)
+    needed = torch.cuda.max_memory_allocated()
+    allocated()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(0.75 * needed / total)
+    try:
+        result = train_on("cuda", tmp_path, watcher, memory_profile="fast", batch_size=4, seed=3)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any("There is too little memory for step" in line for line in watcher.lines)
+    assert all(math.isfinite(loss) for loss in result.losses)
+
+
+@pytest.mark.parametrize("initial", ["kaiming", "pissa"])
+def test_a_run_is_the_same_twice_and_leaves_the_hosts_random_numbers_alone(tmp_path: Path, initial: str) -> None:
+    torch.cuda.manual_seed(7)
+    before = torch.cuda.get_rng_state()
+    adapter = AdapterSettings(initial=initial)
+    losses = [
+        train_on("cuda", tmp_path / str(number), precision="fp32", adapter=adapter, steps=2).losses
+        for number in range(2)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_paused_run_lends_its_memory_and_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    straight = train_on("cuda", tmp_path / "straight", precision="fp32", steps=4)
+    held = []
+
+    class Pausing(Silent):
+        def step(self, step: Step) -> None:
+            super().step(step)
+            if step.step == 2:
+                control.pause()
+
+        def stage(self, name: str, done: int, total: int) -> None:
+            if name == "paused" and not held:
+                held.append(allocated())
+                control.resume()
+
+    control = Control()
+    before = allocated()
+    paused = train_on("cuda", tmp_path / "paused", Pausing(), precision="fp32", steps=4, control=control)
+    assert held and held[0] - before < 2**20
+    assert paused.losses == pytest.approx(straight.losses, rel=1e-4)
+
+
+def test_a_step_waits_for_the_gpu_once(tmp_path: Path) -> None:
+    """Everything else of a step is only queued: CUDA's own watch counts what waits."""
+    counts: list[int] = []
+
+    class Watching(Silent):
+        def step(self, step: Step) -> None:
+            counts.append(len(caught))
+            caught.clear()
+            torch.cuda.set_sync_debug_mode("warn")
+
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train_on("cuda", tmp_path, Watching(), precision="bf16", steps=6, gradient_accumulation=2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # the first steps warm up
+    assert counts[3:] and max(counts[3:]) <= 1, counts

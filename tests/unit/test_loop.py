@@ -40,9 +40,9 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 class Recorder(Trainer):
     """A trainer that keeps the gradients of each step as the optimizer is about to see them."""
 
-    def _update(self, number: int) -> tuple[float, bool]:
+    def _update(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
         self.recorded = gradients(self)
-        return super()._update(number)
+        return super()._update(number, total)
 
 
 def record(settings: object, examples: object = None) -> Recorder:
@@ -341,3 +341,27 @@ def test_remembered_text_is_what_the_encoders_would_give() -> None:
         for _ in range(2):
             for given, expected in zip(frozen.condition(tokens), trained.condition(tokens), strict=True):
                 torch.testing.assert_close(given, expected)
+
+
+def test_the_next_steps_batch_is_drawn_before_this_ones_numbers_are_read() -> None:
+    trainer = make_trainer(make_settings(steps=2, batch_size=1, gradient_accumulation=2))
+    drawn: list[tuple[int, int]] = []
+    draw = trainer.draw
+    trainer.draw = lambda indices, step, place: (drawn.append((step, place)), draw(indices, step, place))[1]
+    trainer.step()
+    assert drawn == [(0, 0), (0, 1), (1, 0)]
+    trainer.step()
+    # and nothing twice, nor beyond the last step
+    assert drawn == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_a_step_that_overflows_counts_for_no_schedule() -> None:
+    """As with accelerate, whose scheduler stands still where the scaler skipped the optimizer."""
+    trainer = make_trainer(make_settings(steps=4, precision="fp16", schedule="linear"))
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    assert trainer.step()[2] is False
+    assert trainer.optimizer.param_groups[0]["lr"] == rate
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    assert trainer.step()[2] is True
+    assert trainer.optimizer.param_groups[0]["lr"] < rate

@@ -11,12 +11,23 @@ from typing import Any
 import pytest
 import tiny_parts
 import torch
+from pack.trainer.conditioning import Conditioner
 from pack.trainer.errors import MemoryShortage
 from pack.trainer.lora_file import read_lora
-from pack.trainer.memory import choose_profile, is_out_of_memory, kept_bytes, release_text_encoders
+from pack.trainer.memory import (
+    LEVELS,
+    choose_profile,
+    is_out_of_memory,
+    kept_bytes,
+    optimizer_bytes,
+    release_text_encoders,
+    spare,
+)
 from pack.trainer.noise import step_generator
+from pack.trainer.options import CaptionSettings
 from pack.trainer.run import Result, train
-from pack.trainer.sdxl import Parts
+from pack.trainer.sdxl import TOKENS, Parts
+from pack.trainer.tokens import caption_ids, stack_ids
 from tiny_parts import Log, make_examples, make_job, make_settings, make_trainer
 
 BATCHED = make_settings(steps=3, train="unet", batch_size=4)
@@ -139,6 +150,37 @@ def test_nothing_of_the_measurement_is_held() -> None:
     assert [ref for ref in held if ref() is not None] == []
 
 
+def test_each_level_of_checkpointing_keeps_less_than_the_one_before_and_gives_the_same_gradients() -> None:
+    trainer = make_trainer(make_settings(train="unet"))
+    kept, gradients = [], []
+    try:
+        for level in LEVELS:
+            spare(trainer, level)
+            kept.append(kept_bytes(trainer))
+            trainer.loss(trainer.draw((0,), 0, 0), step_generator(0, 0)).backward()
+            gradients.append([weight.grad.clone() for weight in trainer.adapters.parameters("unet")])
+            trainer.optimizer.zero_grad()
+    finally:
+        spare(trainer, LEVELS[0])
+    assert sorted(kept, reverse=True) == kept and len(set(kept)) == len(LEVELS), kept
+    for others in gradients[1:]:
+        for one, other in zip(gradients[0], others, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_auto_takes_the_first_level_that_fits() -> None:
+    trainer = make_trainer(make_settings(train="unet"))
+    try:
+        spare(trainer, "all transformers")
+        needed = kept_bytes(trainer) + optimizer_bytes(trainer)
+        told = choose_profile(trainer, lambda: int(needed * 1.16))
+        assert trainer.checkpointing == "all transformers", told
+        assert "with gradient checkpointing of the outer transformers" in told
+        assert told.endswith("gradient checkpointing is on for all transformers.")
+    finally:
+        spare(trainer, LEVELS[0])
+
+
 PROFILES = {
     "auto, enough": ({}, 2**40, False, "no gradient checkpointing"),
     "auto, too little": ({}, 2**10, True, "gradient checkpointing is on"),
@@ -176,17 +218,22 @@ def test_the_profile_is_no_part_of_the_run(tmp_path: Path, whole: Result) -> Non
 
 def test_frozen_text_encoders_can_go_once_the_captions_are_encoded() -> None:
     parts = tiny_parts.make_parts()
-    trainer = make_trainer(make_settings(train="unet"))
-    examples = make_examples(4)
-    trainer.parts, shared = parts, trainer.parts
-    tokens = torch.stack([example.tokens for example in examples], dim=1)
-    before = trainer.condition(tokens)
-    trainer._text.clear()
+    long = CaptionSettings(tokens=150)
+    examples = tuple(
+        replace(example, tokens=caption_ids("moon " * length, long, tiny_parts.tokenize)[0])
+        for example, length in zip(make_examples(3), (1, 3, 100), strict=True)
+    )
+    # of one piece and of two: in a batch the shorter ones are filled up
+    tokens = stack_ids([example.tokens for example in examples])
+    assert tokens.shape[2] == 2 * TOKENS
+    before = make_trainer(make_settings(train="unet", captions=long)).condition(tokens)
+    condition = Conditioner(parts, long, torch.device("cpu"), [], trained=False)
+    trainer = make_trainer(make_settings(train="unet", captions=long))
+    trainer.condition = condition
     assert release_text_encoders(trainer, examples)
     assert {w.device.type for encoder in (parts.te1, parts.te2) for w in encoder.parameters()} == {"meta"}
-    for left, right in zip(trainer.condition(tokens), before, strict=True):
+    for left, right in zip(condition(tokens), before, strict=True):
         assert torch.equal(left, right)
-    assert shared is not parts
 
 
 def test_text_encoders_that_are_trained_stay() -> None:

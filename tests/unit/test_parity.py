@@ -61,7 +61,7 @@ class Recorder(Trainer):
 
     record: Record
 
-    def _update(self, number: int) -> tuple[float, bool]:
+    def _update(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
         seen: plain.State = {}
         step = self.optimizer.step
 
@@ -71,13 +71,13 @@ class Recorder(Trainer):
 
         self.optimizer.step = keep
         try:
-            norm, taken = super()._update(number)
+            loss, norm, taken = super()._update(number, total)
         finally:
             del self.optimizer.step
         self.record.norms.append(norm)
         self.record.gradients.append(seen)
         self.record.rates.append(rates_of(self))
-        return norm, taken
+        return loss, norm, taken
 
 
 def named(adapters: Adapters) -> plain.State:

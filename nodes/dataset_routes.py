@@ -1,0 +1,120 @@
+"""HTTP routes of the dataset preview and its caption editor.
+
+GET  /mjesec/datasets?folder=input/moon&…   the view of a folder, scanned as Load Image Dataset does with `repeats`,
+                                            `default_caption`, `caption_extension` and `caption_table`;
+                                            {"reading": [done, of]} until it is: ask again
+GET  /mjesec/datasets/{id}                  the view of a dataset that was opened so, or that a node made
+GET  /mjesec/datasets/{id}/buckets?resolution=1024
+GET  /mjesec/datasets/{id}/image?name=NAME&size=256     a WebP of at most so many pixels a side
+GET  /mjesec/datasets/{id}/caption?name=NAME            its text, version, earlier texts
+POST /mjesec/datasets/{id}/caption          {"name", "text", "version"}: writes it, if it still is that version (409)
+
+An id lives as long as ComfyUI's process, and names images that were scanned below a registered dataset folder or made
+by a node of ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from ..trainer.buckets import BucketSettings
+from ..trainer.caption_editor import CaptionConflict, CaptionEditor
+from ..trainer.caption_tables import read_caption_table
+from ..trainer.dataset import scan_folder
+from ..trainer.errors import DatasetError
+from ..trainer.open_datasets import OnProgress, OpenDataset, OpenDatasets
+from .answers import Refusal, as_json, guarded, in_thread
+from .folders import listing_fingerprint, resolve_dataset
+
+# the address holds the hash of the image's file
+_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+def add_dataset_routes(routes: web.RouteTableDef, datasets: OpenDatasets) -> None:
+    @routes.get("/mjesec/datasets")
+    @guarded
+    async def open_folder(request: web.Request) -> web.StreamResponse:
+        found = await in_thread(_scan, datasets, dict(request.query))
+        if isinstance(found, tuple):
+            return as_json({"reading": found})
+        return as_json(await in_thread(found.view))
+
+    @routes.get("/mjesec/datasets/{id}")
+    @guarded
+    async def show(request: web.Request) -> web.StreamResponse:
+        return as_json(await in_thread(_opened(datasets, request).view))
+
+    @routes.get("/mjesec/datasets/{id}/buckets")
+    @guarded
+    async def show_buckets(request: web.Request) -> web.StreamResponse:
+        side = _number(request.query, "resolution", 1024)
+        settings = BucketSettings(resolution=(side, side))
+        return as_json(await in_thread(_opened(datasets, request).buckets, settings))
+
+    @routes.get("/mjesec/datasets/{id}/image")
+    @guarded
+    async def show_image(request: web.Request) -> web.StreamResponse:
+        name, size = request.query.get("name", ""), _number(request.query, "size", 256)
+        data = await in_thread(_opened(datasets, request).picture, name, size)
+        return web.Response(body=data, content_type="image/webp", headers=_FOR_EVER)
+
+    @routes.get("/mjesec/datasets/{id}/caption")
+    @guarded
+    async def show_caption(request: web.Request) -> web.StreamResponse:
+        return as_json(await in_thread(_opened(datasets, request).caption, request.query.get("name", "")))
+
+    @routes.post("/mjesec/datasets/{id}/caption")
+    @guarded
+    async def write_caption(request: web.Request) -> web.StreamResponse:
+        opened = _opened(datasets, request)
+        try:
+            wanted = await request.json()
+            name, text, version = (wanted[key] for key in ("name", "text", "version"))
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            raise Refusal(400, 'Send {"name": …, "text": …, "version": …} as JSON.') from None
+        if not all(isinstance(value, str) for value in (name, text, version)):
+            raise Refusal(400, "name, text and version must be texts.")
+        try:
+            return as_json(await in_thread(opened.edit, name, text, version))
+        except CaptionConflict as conflict:
+            raise Refusal(409, str(conflict)) from None
+
+
+def _scan(datasets: OpenDatasets, query: Mapping[str, str]) -> OpenDataset | tuple[int, int]:
+    name = query.get("folder", "")
+    folder = resolve_dataset(name)
+    extension, table = query.get("caption_extension", ".txt"), query.get("caption_table", "").strip()
+    options: dict[str, Any] = {
+        "repeats": _number(query, "repeats", 1),
+        "default_caption": query.get("default_caption", ""),
+        "caption_extension": extension,
+        "caption_table": table,
+    }
+
+    def scan(on_progress: OnProgress) -> OpenDataset:
+        dataset = scan_folder(folder, on_progress=on_progress, **options)
+        try:
+            editor, reason = CaptionEditor(folder, extension), ""
+        except DatasetError as error:
+            editor, reason = None, str(error)
+        return OpenDataset(dataset, editor, read_caption_table(folder / table) if table else None, reason)
+
+    return datasets.scan((name, listing_fingerprint(name), *options.values()), scan)
+
+
+def _opened(datasets: OpenDatasets, request: web.Request) -> OpenDataset:
+    opened = datasets.find(request.match_info["id"])
+    if opened is None:
+        raise Refusal(404, "This dataset is not open any more: open the preview anew, or queue the node again.")
+    return opened
+
+
+def _number(query: Mapping[str, str], name: str, usual: int) -> int:
+    text = query.get(name, str(usual))
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 10_000 or len(text) > 9:
+        raise Refusal(400, f"{name} is '{text}'; give a whole number from 1 to 10000, such as {usual}.")
+    return int(text)
