@@ -1,7 +1,7 @@
 """Everything a newcomer or a developer does with Mjesec, with nothing but Python's standard library.
 
     python dev.py demo [--once] [--port N]   set up, start ComfyUI, run the quickstart, show its files
-    python dev.py test [pytest arguments]    ruff, then the tests, against a real ComfyUI
+    python dev.py test [pytest arguments]    ruff, tsc, eslint and vitest, then the tests, against a real ComfyUI
     python dev.py host [ComfyUI arguments]   ComfyUI with the plugin, in the foreground
     python dev.py bench NAME [arguments]     one of the programs in benchmarks/
 
@@ -60,6 +60,13 @@ KEY_MODULES = (
     "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",
     "matplotlib", "PIL", "pytest", "ruff",
 )  # fmt: skip
+# what the extension's checks are made of, and how each is started, below node_modules
+NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
+WEB_CHECKS = {
+    "tsc": ["typescript/bin/tsc", "-p", "."],
+    "eslint": ["eslint/bin/eslint.js", "--max-warnings", "0", "."],
+    "vitest": ["vitest/vitest.mjs", "run", "--reporter=dot"],
+}
 
 FIRST_PORT = 8188
 HOST_START_S = 300.0
@@ -505,6 +512,69 @@ def prepare(offline: bool, environ: Mapping[str, str] = os.environ) -> Setup:
     return Setup(comfyui, python, cache)
 
 
+# --- the checks of the extension in web/ ------------------------------------------------------------------
+
+
+def npm_key(root: Path, node: str) -> str:
+    """16 hexadecimal digits that change with what is installed and with the Node.js that it is installed for."""
+    parts = [*((root / name).read_text(encoding="utf-8") for name in NPM_FILES), node, sysconfig.get_platform()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def modules_are_whole(folder: Path, key: str) -> bool:
+    stamp = read_stamp(folder / "mjesec-modules.json")
+    if stamp is None or stamp.get("key") != key or not stamp.get("files"):
+        return False
+    return all((folder / name).is_file() for name in stamp["files"])
+
+
+def node_modules(cache: Path, npm: str, node: str, offline: bool) -> Path | None:
+    """The folder with what package-lock.json names, made now if it is missing or broken; None if it may not be."""
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    key = npm_key(ROOT, version)
+    folder = cache / "npm" / key
+    with locked(cache / "lock"):
+        if modules_are_whole(folder, key):
+            return folder / "node_modules"
+        if offline:
+            return None
+        remove(folder)
+        folder.mkdir(parents=True)
+        for name in NPM_FILES:
+            shutil.copyfile(ROOT / name, folder / name)
+        run_step(
+            "installing the extension's checks (tsc, eslint, vitest)",
+            [npm, "ci", "--ignore-scripts", "--prefix", folder],
+            "Check the network, npm's configuration and that Node.js is 18 or newer, and try again.",
+            cache / "log" / "npm.log",
+        )
+        files = [path.relative_to(folder).as_posix() for path in folder.glob("node_modules/**/package.json")]
+        write_stamp(folder / "mjesec-modules.json", {"key": key, "files": sorted(files)})
+    return folder / "node_modules"
+
+
+def check_web(cache: Path, offline: bool, tests: Sequence[str] = ()) -> None:
+    """Types, lint and unit tests of web/, all or `tests`. Without npm it says so; where that is required it fails."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    modules = node_modules(cache, npm, node, offline) if npm and node else None
+    if modules is None or node is None:
+        missing = "npm is missing (Debian: apt install npm)"
+        if npm and node:
+            missing = f"--offline: the cache '{cache}' holds no modules for them"
+        if os.environ.get("MJESEC_NPM_REQUIRED"):
+            raise Failure(f"tsc, eslint and vitest are required here, but {missing}.")
+        say(f"tsc, eslint and vitest are skipped: {missing}")
+        return
+    # vitest would offer to install what it finds only where it itself lies
+    environment = {**clean_environment(), "VITEST_SKIP_INSTALL_CHECKS": "1"}
+    began = time.monotonic()
+    for name, (program, *arguments) in WEB_CHECKS.items():
+        chosen = tests if name == "vitest" else ()
+        if forward([node, modules / program, *arguments, *chosen], environment):
+            raise Failure(f"{name} found faults (listed above); mend them before the tests run.")
+    say(f"{', '.join(WEB_CHECKS)}: {time.monotonic() - began:.1f} s")
+
+
 # --- the host as a process --------------------------------------------------------------------------------
 
 
@@ -877,13 +947,22 @@ def host(setup: Setup, options: argparse.Namespace) -> int:
 
 
 def test(setup: Setup, options: argparse.Namespace) -> int:
-    """ruff, then pytest over everything that its configuration names, or over what the arguments name."""
+    """ruff, the checks of web/, then pytest over everything that its configuration names.
+
+    With arguments, only the tests that they name; those in tests/web are vitest's.
+    """
     compute_in_one_thread()
     environment = {**clean_environment(), "COMFYUI_PATH": str(setup.comfyui)}
     began = time.monotonic()
     if forward([setup.python, "-m", "ruff", "check", "."], environment):
         raise Failure("ruff found faults (listed above); mend them before the tests run.")
     say(f"ruff: {time.monotonic() - began:.1f} s; ComfyUI: {setup.comfyui}")
+    web = [argument for argument in options.rest if argument.startswith("tests/web")]
+    if web or not options.rest:
+        check_web(setup.cache, options.offline, web)
+    if web and len(web) == len(options.rest):
+        return 0
+    options.rest = [argument for argument in options.rest if argument not in web]
     # unlike -m pytest, this leaves the checkout off sys.path, where our nodes/ would hide the host's nodes.py
     start = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
     return forward([setup.python, "-c", start, *in_parallel(options.rest)], environment)

@@ -100,7 +100,7 @@ def run(host: dev.HostProcess, graph: Graph) -> dict[str, Any]:
     return entry
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
+def node(kind: str, /, **inputs: Any) -> dict[str, Any]:
     """One node of an API-format graph."""
     return {"class_type": kind, "inputs": inputs}
 

@@ -23,6 +23,7 @@ from .editor_routes import DATASETS
 from .folders import listing_fingerprint, offered_folders, resolve_dataset, work_folder
 from .images import to_pillow, to_tensor
 from .progress import NodeWatcher
+from .reports import report_shown
 from .sockets import DatasetSocket, TrainSettingsSocket
 
 CATEGORY = "Mjesec/dataset"
@@ -56,7 +57,7 @@ def _result(
     sheet = to_tensor(_sheet(dataset))
     shown = {
         **ui.PreviewImage(sheet, cls=cls).as_dict(),
-        **ui.PreviewText(report).as_dict(),
+        **report_shown(report),
         "mjesec_dataset": [DATASETS.keep(OpenDataset(dataset))],
     }
     return io.NodeOutput(dataset, sheet, report, ui=shown)

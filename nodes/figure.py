@@ -10,6 +10,7 @@ from ..figures import FigureStyle
 from .figure_files import FILES, write_figure
 from .graph_metadata import graph_metadata
 from .grid import Grid, sweep_shown
+from .reports import report_shown
 from .sockets import GridSocket
 
 
@@ -22,7 +23,7 @@ class Figure(io.ComfyNode):
             category="Mjesec/figure",
             description="A labelled grid of a sweep's images as PNG, PDF and SVG fit for print; cells are never "
             "rescaled unless asked. The PNG carries the workflow.",
-            search_aliases=["xy plot", "grid", "labels", "print"],
+            search_aliases=["image grid", "labels", "montage", "print", "latex"],
             is_output_node=True,
             inputs=[
                 GridSocket.Input("grid", tooltip="From Sweep."),
@@ -30,9 +31,8 @@ class Figure(io.ComfyNode):
                     "filename_prefix", default="mjesec/figure", tooltip="Folder and name below the output folder."
                 ),
                 io.String.Input("title", default="", tooltip="Stands above the figure; empty for none."),
-                io.String.Input(
-                    "caption", default="", multiline=True, tooltip="Stands below the figure; empty for none."
-                ),
+                # on one line: a text field would take the node's room from the picture
+                io.String.Input("caption", default="", tooltip="Stands below the figure; empty for none."),
                 io.Combo.Input("theme", options=["light", "dark"], default="light", tooltip="Light for print."),
                 io.Combo.Input("font", options=["sans", "serif"], default="sans", tooltip="Typeface of all text."),
                 io.Boolean.Input("transpose", default=False, tooltip="Rows and columns change places."),
@@ -81,7 +81,7 @@ class Figure(io.ComfyNode):
             [ui.SavedResult(name, written.subfolder, io.FolderType.output) for name in written.pngs]
         ).as_dict()
         told = [*written.warnings, *([f"Written as well: {', '.join(written.others)}."] if written.others else [])]
-        shown = {**saved, **sweep_shown(grid), **(ui.PreviewText("\n".join(told)).as_dict() if told else {})}
+        shown = {**saved, **sweep_shown(grid), **(report_shown("\n".join(told)) if told else {})}
         return io.NodeOutput(written.image, str(written.folder / written.pngs[0]), written.latex, ui=shown)
 
 

@@ -13,6 +13,7 @@ from ..trainer.images import IMAGE_EXTENSIONS
 
 _DEEPEST = 3
 _MOST_OFFERED = 1000
+_NOTHING_YET = "(no folder of images yet)"
 CONFIG_EXTENSIONS = (".toml", ".json", ".txt", ".sh", ".bat", ".ps1")
 
 
@@ -26,7 +27,7 @@ def dataset_roots() -> dict[str, Path]:
 
 
 def offered_folders() -> list[str]:
-    """Folders under the roots that hold images, for the combo box, sorted."""
+    """Folders under the roots that hold images, for the combo box, sorted; where there is none, a line that says so."""
     found: list[str] = []
     for word, root in dataset_roots().items():
         for folder, inner, files in os.walk(root):
@@ -40,7 +41,7 @@ def offered_folders() -> list[str]:
                     found.append(parent)
             if len(found) > _MOST_OFFERED:
                 break
-    return sorted(set(found))
+    return sorted(set(found)) or [_NOTHING_YET]
 
 
 def _has_images(files: list[str]) -> bool:
@@ -54,6 +55,10 @@ def resolve_dataset(name: str) -> Path:
         DatasetError: a name outside the registered roots, also through ``..`` or a link, or no such folder.
     """
     roots = dataset_roots()
+    if name == _NOTHING_YET:
+        raise DatasetError(
+            f"There is no folder of images yet; put one into {roots['input']} and press R in the editor."
+        )
     shown = ", ".join(f"{word}/…" for word in roots)
     word, _, rest = name.replace("\\", "/").partition("/")
     parts = [part for part in rest.split("/") if part]

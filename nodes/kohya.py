@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..trainer.errors import SettingsError
 from ..trainer.kohya import KohyaRun, read_kohya
@@ -14,6 +14,7 @@ from ..trainer.kohya_report import report
 from ..trainer.samples import Dataset
 from ..trainer.settings import PRECISIONS
 from .folders import offered_configs, resolve_config
+from .reports import report_shown
 from .sockets import DatasetSocket, TrainSettingsSocket
 
 CATEGORY = "Mjesec/training"
@@ -133,7 +134,7 @@ class LoadKohyaConfig(io.ComfyNode):
 
             tokenize = tokenizer(clip)
         told = report(run, dataset, tokenize)
-        return io.NodeOutput(run.settings, told, ui=ui.PreviewText(told))
+        return io.NodeOutput(run.settings, told, ui=report_shown(told))
 
 
 def _overrides(output_name: str, steps: int, resolution: int, seed: int, precision: str) -> dict[str, object]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from .reports import report_shown
 from .sockets import LoraModel
 
 _FROM_WIRE = "(lora input)"
@@ -82,7 +83,7 @@ class LoadLora(io.ComfyNode):
             lora = lora_from_file(lora_name if lora_name != _FROM_WIRE else "")
         applied = apply_lora(model, clip, lora, strength_model, strength_clip)
         report = applied.report()
-        return io.NodeOutput(applied.model, applied.clip, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(applied.model, applied.clip, report, ui=report_shown(report))
 
 
 NODES = [LoadLora]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..figures import Axis, parse_values
 from .grid import CellResult, Grid
 from .progress import NodeWatcher
+from .reports import report_shown
 from .sockets import DatasetSocket, GridSocket, LoraModel, TrainSettingsSocket
 
 _NO_FILE = "(lora input)"
@@ -82,7 +83,7 @@ class LossByWeight(io.ComfyNode):
         results = tuple(CellResult("", "no image", 0.0) for _ in numbers)
         grid = Grid(axes, results, {}, numbers=numbers, measure="Loss of the predicted noise (mean squared error)")
         text = _report(axes[0].texts, table)
-        return io.NodeOutput(grid, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(grid, text, ui=report_shown(text))
 
 
 def _report(weights: tuple[str, ...], table: list[list[float]]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..figures import Cell, cells
 from ..figures.measures import MEASURES, UNITS, distance
 from .grid import Grid
+from .reports import report_shown
 from .sockets import GridSocket
 
 
@@ -50,7 +51,7 @@ class MeasureCells(io.ComfyNode):
         numbers = {cell.index: _number(grid, cell, measure, every[reference - 1]) for cell in every}
         measured = replace(grid, numbers=numbers, measure=f"{measure.capitalize()} ({UNITS[measure]})")
         text = report(measured)
-        return io.NodeOutput(measured, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(measured, text, ui=report_shown(text))
 
 
 def _number(grid: Grid, cell: Cell, measure: str, reference: Cell) -> float | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .folders import work_folder
 from .grid import Grid
 from .measure import report
 from .progress import NodeWatcher
+from .reports import report_shown
 from .sockets import DatasetSocket, GridSocket
 
 
@@ -63,7 +64,7 @@ class NearestTrainingImage(io.ComfyNode):
         )
         files = [f"{cell}: {found[cell.index].name}" for cell in cells(grid.axes) if cell.index in found]
         text = "\n".join([report(replace(measured, numbers={**_none(grid), **numbers})), *files[:50]])
-        return io.NodeOutput(measured, replace(grid, results=results), text, ui=ui.PreviewText(text))
+        return io.NodeOutput(measured, replace(grid, results=results), text, ui=report_shown(text))
 
 
 def _none(grid: Grid) -> dict[tuple[int, ...], None]:

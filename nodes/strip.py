@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .folders import work_folder
+from .reports import report_shown
 from .sockets import GridSocket
 
 
@@ -81,7 +82,7 @@ class DenoisingStrip(io.ComfyNode):
 
         grid, latent = strip(Run(**run), _steps(at_steps), show, CellStore(work_folder() / "cells"))
         text = f"{len(grid.results)} frames of one run of {run['steps']} steps."
-        return io.NodeOutput(grid, latent, ui=ui.PreviewText(text))
+        return io.NodeOutput(grid, latent, ui=report_shown(text))
 
 
 def _steps(text: str) -> tuple[int, ...]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..figures import Axis
 from .folders import work_folder
 from .grid import Attempts, Grid, sweep_shown
 from .progress import NodeWatcher
+from .reports import report_shown
 from .sockets import AxesSocket, GridSocket, LoraModel
 
 if TYPE_CHECKING:
@@ -127,14 +128,14 @@ class Sweep(io.ComfyNode):
         watcher.say(before)
         if dry:
             text = "\n".join(["Dry run: nothing was computed.", before, *sweeping.notes])
-            return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=ui.PreviewText(text))
+            return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=report_shown(text))
         grid = sweeping.run()
         report = _report(grid, before)
         if grid.failed():
             Attempts.unfinished += 1
         manifest = write_manifest(grid, folder / "sweeps")
         grid = replace(grid, name=manifest.stem)
-        shown = {**ui.PreviewText(report).as_dict(), **sweep_shown(grid)}
+        shown = {**report_shown(report), **sweep_shown(grid)}
         return io.NodeOutput(grid, report, str(manifest), ui=shown)
 
 

@@ -77,7 +77,7 @@ class SweepAxis(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, parameter: str, values: str) -> tuple[object, ...]:
+    def fingerprint_inputs(cls, parameter: str, values: str, axes: object = None) -> tuple[object, ...]:
         kind = _FOLDERS.get(PARAMETERS.get(parameter, ""))
         if kind is None:
             return parameter, values

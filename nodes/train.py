@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
 from .graph_metadata import origin_of
+from .reports import report_shown
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class TrainLora(io.ComfyNode):
             global _stopped_runs
             _stopped_runs += 1
         name = host.lora_file_name(result.path, loras_folder())
-        shown = {**ui.PreviewText(result.report).as_dict(), "mjesec_lora": [name]}
+        shown = {**report_shown(result.report), "mjesec_lora": [name]}
         if job.sampler is not None:
             shown["images"] = job.sampler.latest
         if (run := run_of(result.path)) is not None:

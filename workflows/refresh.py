@@ -3,13 +3,15 @@
     python workflows/refresh.py [http://127.0.0.1:8188]
 
 Run it after a node has got or lost an input, or after a workflow was edited and saved over its file here. New inputs
-get their defaults, sockets and widgets the order in which the editor makes them, nodes the height that they need and
-groups the frame that their nodes need. Widgets that are gone are dropped. The API form is written from the result.
+get their defaults, sockets and widgets the order in which the editor makes them, nodes the height that they need, notes
+that of their text, and groups the frame that their nodes need. Widgets that are gone are dropped. The API form is
+written from the result.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -20,8 +22,8 @@ FOLDER = Path(__file__).resolve().parent
 NOTES = ("MarkdownNote", "Note")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
-# what our extension of the editor adds to a node, in pixels
-PANELS = {"MjesecTrainLora": 470}
+# what the editor and our extension add to a node besides its widgets, in pixels: a panel, a picture, a report
+PANELS = {"MjesecTrainLora": 470, "MjesecLossChart": 240, "MjesecSweep": 250}
 TITLE_BAR, NODE_GAP, GROUP_SIDE, GROUP_TOP, BAND_GAP = 30, 80, 20, 80, 120
 
 Json = dict[str, Any]
@@ -31,7 +33,9 @@ def refreshed(graph: Json, info: Mapping[str, Json]) -> Json:
     """The editor's form of a graph, brought up to date; raises KeyError for a node that the host does not know."""
     out = json.loads(json.dumps(graph))
     for node in out["nodes"]:
-        if node["type"] not in NOTES:
+        if node["type"] in NOTES:
+            node["size"][1] = _note_height(node["widgets_values"][0])
+        else:
             _refresh_node(node, info[node["type"]])
     _number_slots(out)
     _lay_out(out)
@@ -102,6 +106,19 @@ def _needed_height(info: Json) -> int:
     rows = sum(1 + has_control(*entry) + 2 * bool(entry[2].get("multiline")) for entry in widgets)
     sockets = max(len(inputs) - len(widgets), len(info["output"]))
     return 20 * sockets + 24 * rows + 36 + PANELS.get(info["name"], 0)
+
+
+def _note_height(text: str) -> int:
+    """What a note of 460 pixels' width takes in the renderer that takes more, with some room to spare."""
+    height = 60
+    for line in filter(None, text.split("\n")):
+        if line.startswith("# "):
+            height += 62
+        elif line.startswith("- ") or line[:1].isdigit():
+            height += 17 * math.ceil(len(line) / 66) + 9
+        else:
+            height += 17 * math.ceil(len(line) / 74) + 4
+    return height
 
 
 def _values_of(node: Json) -> Json:

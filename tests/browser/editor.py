@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright
 
 try:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import TimeoutError, expect, sync_playwright
 except ModuleNotFoundError:
     if os.environ.get("MJESEC_BROWSER_REQUIRED"):
         raise
@@ -43,7 +44,7 @@ READY = "() => window.app?.extensionManager && window.app.graph && !document.que
 
 # brings a node into view, and returns where on the page its button is
 BUTTON_PLACE = """([kind, label]) => {
-    const node = window.app.graph.nodes.find(node => node.comfyClass === kind)
+    const node = window.app.canvas.graph.nodes.find(node => node.comfyClass === kind)
     const { ds, canvas } = window.app.canvas
     window.app.canvas.centerOnNode(node)
     window.app.canvas.setDirty(true, true)
@@ -53,6 +54,30 @@ BUTTON_PLACE = """([kind, label]) => {
     const widget = node.widgets.find(widget => widget.name === label)
     const area = canvas.getBoundingClientRect()
     const x = node.pos[0] + node.size[0] / 2, y = node.pos[1] + widget.y + 10
+    return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
+}"""
+
+# drops a file onto the middle of the canvas, as the browser does for one that comes from a folder
+DROP = """([name, type, data]) => {
+    const transfer = new DataTransfer()
+    transfer.items.add(new File([Uint8Array.from(atob(data), letter => letter.charCodeAt(0))], name, { type }))
+    const canvas = window.app.canvas.canvas, at = canvas.getBoundingClientRect()
+    const place = { clientX: at.x + at.width / 2, clientY: at.y + at.height / 2, dataTransfer: transfer }
+    for (const kind of ['dragenter', 'dragover', 'drop']) {
+        canvas.dispatchEvent(new DragEvent(kind, { ...place, bubbles: true, cancelable: true }))
+    }
+}"""
+# where on the page a socket of a node is, by the node's id, 'inputs' or 'outputs', and the socket's name
+SOCKET_PLACE = """([id, side, name]) => {
+    const node = window.app.canvas.graph.nodes.find(node => node.id == id)
+    const slot = node[side].findIndex(each => each.name === name)
+    const dot = document.querySelector(`[data-slot-key="${id}-${side === 'inputs' ? 'in' : 'out'}-${slot}"]`)
+    if (dot) {
+        const area = dot.getBoundingClientRect()
+        return [area.x + area.width / 2, area.y + area.height / 2]
+    }
+    const [x, y] = side === 'inputs' ? node.getInputPos(slot) : node.getOutputPos(slot)
+    const { ds, canvas } = window.app.canvas, area = canvas.getBoundingClientRect()
     return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
 }"""
 
@@ -102,9 +127,10 @@ def _place(path: Path) -> None:
 class Editor:
     """One tab with the editor open. `problems` collects every error of the console and of the page."""
 
-    def __init__(self, page: Page, host: Host) -> None:
+    def __init__(self, page: Page, host: Host, renderer: str) -> None:
         self.page = page
         self.host = host
+        self.renderer = renderer
         self.problems: list[str] = []
         self.hosts_reached: set[str] = set()
         page.on("console", self._heard)
@@ -156,6 +182,52 @@ class Editor:
         self.js("graph => window.app.loadGraphData(graph)", graph)
         self.settle()
 
+    def new_graph(self) -> None:
+        """An empty workflow in a tab of its own."""
+        self.command("Comfy.NewBlankWorkflow")
+        self.page.wait_for_function("() => window.app.graph.nodes.length === 0")
+
+    def command(self, name: str) -> None:
+        """One of the editor's own commands, as its menus and keys give them."""
+        self.js("name => window.app.extensionManager.command.execute(name)", name)
+        self.settle()
+
+    def add_by_search(self, words: str, title: str, x: float, y: float) -> None:
+        """Double-clicks the empty canvas, types, chooses the node of that title, and puts it where the pointer is."""
+        box = self.page.get_by_role("combobox", name="Add a node")
+        for _ in range(10):  # on a busy machine the two clicks may come too far apart
+            self.page.mouse.dblclick(x, y)
+            with contextlib.suppress(TimeoutError):
+                box.wait_for(timeout=1000)
+                break
+        box.fill(words)
+        choice = self.page.get_by_test_id("result-item").filter(has=self.page.get_by_text(title, exact=True))
+        before = self.js("() => window.app.graph.nodes.length")
+        choice.first.click()
+        choice.first.wait_for(state="hidden")
+        # until it is clicked it follows the pointer
+        self.page.mouse.move(x, y)
+        self.page.mouse.click(x, y)
+        self.page.wait_for_function("before => window.app.graph.nodes.length === before + 1", arg=before)
+        self.settle()
+
+    def wire(self, origin: object, output: str, target: object, into: str) -> None:
+        """Draws a link with the mouse, from node `origin` to node `target`."""
+        start, end = (self.js(SOCKET_PLACE, place) for place in ([origin, "outputs", output], [target, "inputs", into]))
+        self.page.mouse.move(*start)
+        self.page.mouse.down()
+        self.page.mouse.move(*end, steps=5)
+        self.page.mouse.up()
+        self.settle()
+
+    def drop(self, path: Path) -> None:
+        """Drops a PNG from the disk on the canvas, and waits for the workflow of its name."""
+        self.js(DROP, [path.name, "image/png", base64.b64encode(path.read_bytes()).decode()])
+        self.page.wait_for_function("name => document.title.includes(name)", arg=path.stem)
+        # the spinner that covers the page meanwhile
+        self.page.wait_for_function("() => !document.querySelector('.p-blockui-mask')")
+        self.settle()
+
     def settle(self) -> None:
         """Waits until the page has been drawn twice: sizes are computed while drawing."""
         self.js("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -165,16 +237,18 @@ class Editor:
         self.js("([graph, name]) => window.app.loadApiJson(graph, name)", [dict(graph), name])
         self.settle()
 
-    def queue(self, timeout_s: float = 120) -> None:
-        """Presses Run and waits for the prompt to end well."""
+    def queue(self, timeout_s: float = 120) -> list[Path]:
+        """Presses Run and waits for the prompt to end well; returns the files in the output folder that it reports."""
         before = set(self.host.get("/history"))
         self.page.get_by_test_id("queue-button").click()
         ends = time.monotonic() + timeout_s
         while not (new := self.host.get("/history").keys() - before):
             assert time.monotonic() < ends, f"the prompt did not end in {timeout_s:.0f} s"
             self.page.wait_for_timeout(200)
-        for entry in (self.host.get(f"/history/{prompt}")[prompt] for prompt in new):
+        entries = [self.host.get(f"/history/{prompt}")[prompt] for prompt in new]
+        for entry in entries:
             assert not dev.failure_of(entry), dev.failure_of(entry)
+        return [path for entry in entries for path in self.host.outputs(entry)]
 
     def press(self, kind: str, label: str) -> None:
         """Presses a button of the first node of a kind, where the renderer shows it."""
@@ -199,14 +273,21 @@ class Editor:
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-@contextmanager
-def open_editor(browser: Browser, host: Host, renderer: str, **settings: object) -> Iterator[Editor]:
-    """A tab with a fresh profile, in one of the two node `RENDERERS`; `settings` are the frontend's own."""
+@contextlib.contextmanager
+def open_editor(
+    browser: Browser, host: Host, renderer: str, *, block: str | None = None, **settings: object
+) -> Iterator[Editor]:
+    """A tab with a fresh profile, in one of the two node `RENDERERS`; `settings` are the frontend's own.
+
+    Addresses that fit the glob `block` are answered with an empty file.
+    """
     wanted = {**SETTINGS, "Comfy.VueNodes.Enabled": RENDERERS[renderer], **settings}
     host.request("/settings", wanted)
     context = browser.new_context(viewport={"width": 1440, "height": 900})
+    if block is not None:
+        context.route(block, lambda route: route.fulfill(status=200, content_type="text/javascript", body=""))
     try:
-        editor = Editor(context.new_page(), host)
+        editor = Editor(context.new_page(), host, renderer)
         editor.load()
         yield editor
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 import dev  # registered by tests/conftest.py
 
-FORBIDDEN_IN_THE_LOG = ("IMPORT FAILED", "Cannot import", "lora key not loaded")
+FORBIDDEN_IN_THE_LOG = ("IMPORT FAILED", "Cannot import", "lora key not loaded", "fingerprint_inputs() got")
 
 
 def setup_from_environment() -> dev.Setup:

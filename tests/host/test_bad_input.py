@@ -52,6 +52,7 @@ def setting(**values: object) -> Change:
     [
         (folder_dataset("input/nothing-here"), "There is no folder 'input/nothing-here'"),
         (folder_dataset("input/hollow"), "holds no images"),
+        (folder_dataset("(no folder of images yet)"), "There is no folder of images yet; put one into"),
         (folder_dataset("input/../output"), "outside the dataset folders"),
         (folder_dataset("/etc"), "outside the dataset folders"),
         (folder_dataset("elsewhere/moon"), "outside the dataset folders"),

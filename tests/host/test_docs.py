@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Any
 
 import pytest
 from host_server import Host
+from PIL import Image
 
 import dev
 
@@ -51,3 +53,18 @@ def test_a_page_has_its_parts_in_order_and_a_croatian_summary(name: str, our_nod
         "## Hrvatski",
     ]
     assert set("čćđšž") & set(text.split("## Hrvatski")[1])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_a_picture_that_is_small_and_served_where_the_editor_looks(name: str, host: Host) -> None:
+    # the editor takes a path for one below the pages' folder, and leaves one from the root as it is
+    (path,) = re.findall(r"^!\[[^\]]+\]\(([^)]+)\)$", PAGES[name].read_text(encoding="utf-8"), re.MULTILINE)
+    assert path == f"img/{name}.webp"
+    data = host.request(f"/extensions/{dev.ROOT.name}/docs/{path}")
+    assert len(data) <= 40_000
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == "WEBP" and 200 <= picture.width <= 640
+
+
+def test_there_is_no_picture_without_a_page() -> None:
+    assert sorted(path.stem for path in (dev.ROOT / "web" / "docs" / "img").iterdir()) == sorted(PAGES)

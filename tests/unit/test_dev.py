@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import json
 import os
 import re
 import socket
@@ -224,6 +225,92 @@ def test_offline_a_missing_environment_is_named_and_not_made(tmp_path: Path) -> 
     with pytest.raises(dev.Failure, match="--offline: the cache .* holds no whole environment .*; run once"):
         dev.cached_python(tmp_path, make_comfyui(tmp_path / "ComfyUI"), offline=True, environ={})
     assert not (tmp_path / "env").exists()
+
+
+# --- the checks of the extension
+
+
+def put_module(folder: Path) -> None:
+    path = folder / "node_modules" / "typescript" / "package.json"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+
+@pytest.fixture
+def installs(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders into which npm was told to install; it puts one module there."""
+    found: list[Path] = []
+
+    def run_step(what: str, command: list[str | Path], cure: str, log: Path) -> None:
+        assert command[1:4] == ["ci", "--ignore-scripts", "--prefix"]
+        found.append(Path(command[4]))
+        put_module(found[-1])
+
+    monkeypatch.setattr(dev, "run_step", run_step)
+    return found
+
+
+def test_modules_are_installed_once_outside_the_checkout(tmp_path: Path, installs: list[Path]) -> None:
+    modules = [dev.node_modules(tmp_path, "npm", sys.executable, offline) for offline in (False, False, True)]
+    assert modules == [installs[0] / "node_modules"] * 3 and len(installs) == 1
+    assert tmp_path in installs[0].parents
+    assert {path.name for path in installs[0].iterdir()} >= set(dev.NPM_FILES)
+
+
+@pytest.mark.parametrize("broken", ["mjesec-modules.json", "node_modules/typescript/package.json"])
+def test_half_made_modules_are_made_anew(tmp_path: Path, installs: list[Path], broken: str) -> None:
+    dev.node_modules(tmp_path, "npm", sys.executable, offline=False)
+    (installs[0] / broken).unlink()
+    assert dev.node_modules(tmp_path, "npm", sys.executable, offline=True) is None
+    dev.node_modules(tmp_path, "npm", sys.executable, offline=False)
+    assert len(installs) == 2
+
+
+def test_modules_are_keyed_by_all_they_are_made_of(tmp_path: Path) -> None:
+    for name in dev.NPM_FILES:
+        (tmp_path / name).write_text("a")
+    keys = {dev.npm_key(tmp_path, "v20"), dev.npm_key(tmp_path, "v22")}
+    for name in dev.NPM_FILES:
+        (tmp_path / name).write_text("b")
+        keys.add(dev.npm_key(tmp_path, "v20"))
+    assert len(keys) == 2 + len(dev.NPM_FILES)
+
+
+def test_without_npm_the_checks_are_skipped_aloud_or_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("MJESEC_NPM_REQUIRED", raising=False)
+    dev.check_web(tmp_path, offline=False)
+    assert "tsc, eslint and vitest are skipped: npm is missing" in capsys.readouterr().out
+    monkeypatch.setenv("MJESEC_NPM_REQUIRED", "1")
+    with pytest.raises(dev.Failure, match="tsc, eslint and vitest are required here, but npm is missing"):
+        dev.check_web(tmp_path, offline=False)
+
+
+def test_a_check_that_finds_a_fault_stops_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(dev, "node_modules", lambda *_: tmp_path)
+    started: list[str] = []
+
+    def forward(command: list[str | Path], environment: dict[str, str]) -> int:
+        started.append(Path(command[1]).name)
+        return int("eslint" in str(command[1]))
+
+    monkeypatch.setattr(dev, "forward", forward)
+    with pytest.raises(dev.Failure, match="^eslint found faults"):
+        dev.check_web(tmp_path, offline=False)
+    assert started == ["tsc", "eslint.js"]
+
+
+def test_tools_are_pinned_and_the_lock_file_names_no_registry() -> None:
+    package = json.loads((dev.ROOT / "package.json").read_text(encoding="utf-8"))
+    assert "dependencies" not in package and "scripts" not in package
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in package["devDependencies"].values())
+    lock = json.loads((dev.ROOT / "package-lock.json").read_text(encoding="utf-8"))
+    assert lock["packages"][""]["devDependencies"] == package["devDependencies"]
+    for name, entry in lock["packages"].items():
+        assert name == "" or ("resolved" not in entry and entry["integrity"].startswith("sha512-")), name
 
 
 def test_the_lock_is_held_against_others_and_falls_with_its_holder(tmp_path: Path) -> None:

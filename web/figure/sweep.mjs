@@ -78,9 +78,13 @@ export function nameOf(sweep, cell) {
  * @returns {[string, unknown][]}
  */
 export function factsOf(sweep, cell) {
-  const axes = sweep.axes.map((axis, at) => /** @type {[string, unknown]} */ ([axis.label, axis.texts[cell.index[at]]]))
+  /** @type {[string, unknown][]} */
+  const axes = sweep.axes.map((axis, at) => [axis.label, axis.texts[cell.index[at]]])
   const shown = new Set(sweep.axes.map((axis) => axis.parameter))
   const rest = Object.entries(cell.parameters ?? {}).filter(([name, value]) => !shown.has(name) && value !== '')
+  /** @type {[string, unknown][]} */
+  const parameters = rest.map(([name, value]) => [name.replaceAll('_', ' '), value])
+  /** @type {[string, unknown][]} */
   const made = cell.error ? [['error', cell.error]] : [['seconds', cell.seconds], ['from', [cell.source, cell.how].filter(Boolean).join(', ')]]
-  return [...axes, ...rest.map(([name, value]) => /** @type {[string, unknown]} */ ([name.replaceAll('_', ' '), value])), ...made]
+  return [...axes, ...parameters, ...made]
 }

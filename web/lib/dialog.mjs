@@ -15,8 +15,14 @@ export function openDialog(title, tools, content) {
   for (const type of ['keydown', 'keyup', 'keypress', 'paste', 'copy', 'cut', 'wheel']) {
     dialog.addEventListener(type, (event) => event.stopPropagation())
   }
-  // not left to the browser: the editor cancels the Escape key's default where nothing has the focus
-  const onKey = (/** @type {KeyboardEvent} */ event) => event.key === 'Escape' && dialog.close()
+  // not left to the browser: the editor cancels the Escape key's default where nothing has the focus, and leaves the
+  // subgraph that is shown
+  const onKey = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== 'Escape') return
+    event.stopImmediatePropagation()
+    event.preventDefault()
+    dialog.close()
+  }
   window.addEventListener('keydown', onKey, true)
   dialog.addEventListener('close', () => {
     window.removeEventListener('keydown', onKey, true)

@@ -1,0 +1,33 @@
+"""A node's report: an output by its wire, and a text that the editor shows on the node itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from comfy_api.latest import ui
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+
+def report_shown(text: str) -> dict[str, Any]:
+    """What a node hands on as its `ui`; the text takes the place of the progress that was last shown on the node.
+
+    The editor shows the text outputs of its own PreviewAny alone, and the progress of every node.
+    """
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None:
+        server.send_progress_text(as_plain(text), context.node_id)
+    return ui.PreviewText(text).as_dict()
+
+
+def as_plain(text: str) -> str:
+    """The text in a form that the editor shows as it is: it takes such a text for HTML in one renderer, in the other
+    for Markdown, and captions and file names are in it.
+    """
+
+    def code(found: re.Match[str]) -> str:
+        return "".join(f"&#{ord(letter)};" for letter in found[0].replace(" ", "\N{NO-BREAK SPACE}"))
+
+    # spaces at a line's start would make it a block of code, two at its end keep the line's end
+    return "  \n".join(re.sub(r"^ +|[^\w\s]|_", code, line) for line in text.expandtabs(2).split("\n"))
