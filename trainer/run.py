@@ -7,6 +7,7 @@ from dataclasses import replace
 from .errors import BrokenImages
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
+from .optim import check_optimizer
 from .outputs import find_place, stored_losses, stored_validation
 from .session import Session
 
@@ -40,6 +41,7 @@ def _train(job: Job) -> Result:
         job.say(f"{path.name} holds this very run already; it is used as it is.")
         report, validation = "\n".join(job.lines), stored_validation(path)
         return Result(path, stored_losses(path), report, reused=True, validation=validation)
+    check_optimizer(job.settings, job.device)
     if place.taken:
         job.say(f"{place.taken} is of another run, so this one becomes {path.name}.")
     return Session(job, run, place.outputs).train()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from pack.trainer.errors import SettingsError
 from pack.trainer.kohya import KohyaRun, read_kohya
 from pack.trainer.kohya_report import report
+from pack.trainer.optim import make_optimizer
 from pack.trainer.samples import Dataset, Sample
 from pack.trainer.settings import TrainSettings, thesis_settings
 from PIL import Image
@@ -150,6 +153,7 @@ def test_the_command_line_wins_over_the_file_it_names() -> None:
 # lines of a configuration, and the field that they decide with its value
 LYCORIS = 'network_module = "lycoris.kohya"\nnetwork_args = '
 ADAFACTOR = 'optimizer_type = "Adafactor"\noptimizer_args = '
+PRODIGY = 'optimizer_type = "Prodigy"\noptimizer_args = '
 HONOURED = [
     ("network_alpha = 4", "alpha", 4.0),
     ("network_train_unet_only = true", "train", "unet"),
@@ -172,6 +176,12 @@ HONOURED = [
     ('optimizer_args = ["betas=0.9,0.99"]', "optimizer_options.arguments", "betas=(0.9,0.99)"),
     (ADAFACTOR + '["relative_step=False", "scale_parameter=False"]', "adafactor_relative_step", False),
     (ADAFACTOR + '["relative_step=False"]', "optimizer_options.arguments", "scale_parameter=True"),
+    (PRODIGY + '"decouple=True use_bias_correction=True"', "optimizer_options.arguments",
+     "weight_decouple=True, bias_correction=True"),
+    (PRODIGY + '"slice_p=1 fsdp_in_use=False log_every=0"', "optimizer_options.arguments", ""),
+    ('optimizer_type = "DAdaptAdan"\noptimizer_args = "no_prox=True"', "optimizer_options.arguments",
+     "weight_decouple=True"),
+    ('optimizer_type = "RAdamScheduleFree"', "optimizer", "pytorch_optimizer.ScheduleFreeRAdam"),
     ("learning_rate = 3e-4", "unet_lr", 3e-4),
     ("learning_rate = 3e-4\nunet_lr = 1e-3", "unet_lr", 1e-3),
     ("text_encoder_lr = [1e-5, 2e-5]", "optimizer_options.te2_lr", 2e-5),
@@ -232,6 +242,18 @@ def test_a_key_that_is_honoured_decides_its_field(lines: str, field: str, value:
     assert found == value
 
 
+def test_kohyas_usual_arguments_of_prodigy_reach_it() -> None:
+    settings = settings_of(PRODIGY + '"decouple=True use_bias_correction=True d_coef=2"', "learning_rate = 1")
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    module = SimpleNamespace(group="unet", part="unet", weights=lambda: {"lora_up.weight": weight})
+    (group,) = make_optimizer(SimpleNamespace(modules=[module]), settings).param_groups
+    assert (group["weight_decouple"], group["bias_correction"], group["d_coef"]) == (True, True, 2)
+
+
+def test_an_argument_that_only_prints_is_listed_as_idle() -> None:
+    assert run(LEAST + PRODIGY + '"log_every=10"').idle["optimizer_args log_every"] == "it only prints"
+
+
 def test_epochs_become_steps_once_the_images_are_known(photographs: Dataset) -> None:
     text = LEAST + "enable_bucket = true\nbucket_no_upscale = true\nmax_train_epochs = 2\ntrain_batch_size = 4"
     # 336 images in each of four buckets, four at a time
@@ -272,6 +294,12 @@ REFUSED = [
     ('network_args = ["block_dims=1,2"]', "'block_dims=1,2' has no counterpart here"),
     ('network_args = ["conv_dim=many"]', "conv_dim=many is no number"),
     ('network_args = ["conv_dim"]', "it must be key=value pieces, not 'conv_dim'"),
+    ('network_args = ["conv_dim=inf"]', "conv_dim=inf is no number"),
+    ('network_args = ["conv_dim=2.5"]', "conv_dim=2.5 is no whole number"),
+    ('optimizer_args = ["weight_decay=abc"]', "optimizer_args = .* cannot be honoured: weight_decay=abc is no number"),
+    (PRODIGY + '["slice_p=11"]', "slice_p=11 has no counterpart .*whole tensors"),
+    ("lr_warmup_steps = nan", "it must be steps, a share below 1 or a percentage"),
+    ('lr_warmup_steps = "inf%"', "it must be steps, a share below 1 or a percentage"),
     ('optimizer_type = "Ranger"', "optimizer is 'Ranger'"),
     ('lr_scheduler = "inverse_sqrt"', "choose one of constant"),
     ('loss_type = "l1"', "it must be one of l2"),
