@@ -41,7 +41,11 @@ class CaptionOptions(io.ComfyNode):
                     default="|||",
                     tooltip="Where it stands in a caption, the tags before it stay instead; it is not seen itself.",
                 ),
-                io.String.Input("separator", default=",", tooltip="What stands between two tags."),
+                io.String.Input(
+                    "separator",
+                    default=",",
+                    tooltip="What stands between two tags; shuffled or thinned out, they are joined with commas.",
+                ),
                 share_input("dropout", "Share of the times that an image is seen without words; 0.1 is usual."),
                 share_input("tag_dropout", "Share of the tags that are left out each time."),
                 io.Int.Input(
@@ -51,7 +55,11 @@ class CaptionOptions(io.ComfyNode):
                     max=1000,
                     tooltip="Every n-th epoch is trained without words; 0: none.",
                 ),
-                io.Boolean.Input("wildcards", default=False, tooltip="Draws one of {a|b|c} each time."),
+                io.Boolean.Input(
+                    "wildcards",
+                    default=False,
+                    tooltip="Draws one of {a|b|c} each time, and one of the lines of a caption file.",
+                ),
                 io.Combo.Input(
                     "tokens",
                     options=[str(limit) for limit in TOKEN_LIMITS],

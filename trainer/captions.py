@@ -11,10 +11,14 @@ _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True)
 class Caption:
-    """The first line of a caption file, stripped (kohya), and the encoding it was read in."""
+    """The first line of a caption file, stripped (kohya), and the encoding it was read in.
+
+    more: its further lines, stripped, without empty ones; wildcards draw among all of them.
+    """
 
     text: str
     encoding: str
+    more: tuple[str, ...] = ()
 
     @property
     def is_utf8(self) -> bool:
@@ -29,8 +33,8 @@ def read_caption(path: str) -> Caption:
     """
     with open(path, "rb") as file:
         text, encoding = _decode(file.read(_LONGEST))
-    first_line = re.split(r"[\r\n]", text.replace("\0", ""), maxsplit=1)[0]
-    return Caption(first_line.strip(), encoding)
+    first, *more = (line.strip() for line in re.split(r"[\r\n]", text.replace("\0", "")))
+    return Caption(first, encoding, tuple(filter(None, more)))
 
 
 def _decode(data: bytes) -> tuple[str, str]:

@@ -190,12 +190,14 @@ def _read_all(
             else:
                 if result.frames > 1:
                     problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
-                caption = None if table is None else table.find(file.name, file.path)
-                if caption is None:
-                    caption = _caption(file, root, caption_extension, problems)
+                found_caption = None if table is None else table.find(file.name, file.path)
+                more: tuple[str, ...] = ()
+                if found_caption is None:
+                    found_caption, more = _caption(file, root, caption_extension, problems)
                 size = (result.width, result.height)
                 mask = mask_hash(file.path, root)
-                yield Sample(str(file.path), caption, *size, file.repeats, result.content_hash, mask)
+                known = (file.repeats, result.content_hash, mask)
+                yield Sample(str(file.path), found_caption, *size, *known, more_captions=more)
             if on_progress is not None:
                 on_progress(done, len(found))
     finally:
@@ -237,25 +239,28 @@ def _hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _caption(file: _Found, root: Path, caption_extension: str, problems: list[Problem]) -> str:
+def _caption(
+    file: _Found, root: Path, caption_extension: str, problems: list[Problem]
+) -> tuple[str, tuple[str, ...]]:
+    """The caption and the further lines of its file."""
     path = file.path.with_suffix(caption_extension)
     instead = f"'{printable(file.fallback_caption)}' is used" if file.fallback_caption else "no caption"
     if not path.is_file():
         problems.append(Problem(file.name, "caption_missing", f"no file '{printable(path.name)}'; {instead}"))
-        return file.fallback_caption
+        return file.fallback_caption, ()
     if not Path(os.path.realpath(path)).is_relative_to(root):
         problems.append(Problem(file.name, "caption_missing", f"its file is a link elsewhere; {instead}"))
-        return file.fallback_caption
+        return file.fallback_caption, ()
     try:
         caption = read_caption(str(path))
     except OSError as error:
         problems.append(Problem(file.name, "caption_missing", f"unreadable ({error.strerror}); {instead}"))
-        return file.fallback_caption
+        return file.fallback_caption, ()
     if not caption.is_utf8:
         problems.append(Problem(_name(path, root), "caption_encoding", f"read as {caption.encoding}"))
     if not caption.text:
         problems.append(Problem(_name(path, root), "caption_empty", "its first line is empty"))
-    return caption.text
+    return caption.text, caption.more
 
 
 def _note_duplicates(samples: list[Sample], root: Path, problems: list[Problem]) -> None:

@@ -38,5 +38,9 @@ def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> st
     under another name is the same run.
     """
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
-    text = json.dumps([_FORMAT, fields, dataset.content_hash, base, vae], sort_keys=True, default=str)
+    known = [_FORMAT, fields, dataset.content_hash, base, vae]
+    # only wildcards draw among the further lines of a caption file
+    if settings.captions.wildcards and any(more := [sample.more_captions for sample in dataset.samples]):
+        known.append(more)
+    text = json.dumps(known, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ def _places(parsed: KohyaText) -> Places:
     if parsed.subsets:
         folders = tuple(_folder(subset, extension) for subset in parsed.subsets)
     else:
-        repeats = int(values.get("dataset_repeats") or 1)
+        repeats = _repeats(values, "dataset_repeats")
         named = [(str(values.get(key) or ""), key == "reg_data_dir") for key in ("train_data_dir", "reg_data_dir")]
         folders = tuple(ImageFolder(path, repeats, "", extension, reg) for path, reg in named if path)
     return Places(
@@ -154,11 +155,20 @@ def _folder(subset: Subset, extension: str) -> ImageFolder:
         raise SettingsError("A subset of the dataset configuration has no image_dir; name its folder of images.")
     return ImageFolder(
         path,
-        int(values.get("num_repeats") or 1),
+        _repeats(values, "num_repeats"),
         str(values.get("class_tokens") or ""),
         str(values.get("caption_extension") or extension),
         bool(values.get("is_reg")),
     )
+
+
+def _repeats(values: Mapping[str, object], name: str) -> int:
+    value = values.get(name)
+    if value in (None, ""):
+        return 1
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}", str(value)) or int(str(value)) < 1:
+        raise SettingsError(f"{name} = {value!r} is no whole number of at least 1; correct it.")
+    return int(str(value))
 
 
 def _read_places(keys: Keys, *, in_graph: bool) -> None:

@@ -138,6 +138,11 @@ def test_image_folders_come_from_the_dataset_configuration_that_is_named() -> No
     assert config.run(None, in_graph=False).settings.rank == 8
 
 
+def test_the_repeats_of_a_folder_are_the_configurations() -> None:
+    (folder,) = read_kohya('train_data_dir = "a"\ndataset_repeats = 3').places.folders
+    assert folder.repeats == 3
+
+
 def test_json_is_read_where_sd_scripts_reads_it() -> None:
     text = '{"general": {"enable_bucket": true}, "datasets": [{"resolution": 768, "subsets": [{"image_dir": "a"}]}]}'
     config = read_kohya('dataset_config = "data.json"', {"data.json": text}.__getitem__)
@@ -161,6 +166,7 @@ HONOURED = [
     ('network_args = ["conv_dim=8", "conv_alpha=2"]', "adapter.conv_rank", 8),
     ('network_args = ["conv_dim=8", "conv_alpha=2"]', "adapter.conv_alpha", 2.0),
     ('network_args = "rank_dropout=0.1 module_dropout=0.2"', "adapter.module_dropout", 0.2),
+    ('network_args = "rank_dropout=0.1 module_dropout=0.2"', "adapter.rank_dropout", 0.1),
     ("network_dropout = 0.3", "adapter.dropout", 0.3),
     ('network_module = "networks.loha"', "adapter.kind", "loha"),
     (LYCORIS + '["algo=lokr", "preset=attn-mlp", "factor=4"]', "adapter.kind", "lokr"),
@@ -310,6 +316,7 @@ REFUSED = [
     ('learning_rate = "fast"', "it must be a number, not 'fast'"),
     ('flip_aug = "maybe"', "it must be true or false, not 'maybe'"),
     ("text_encoder_lr = [1e-5, 2e-5, 3e-5]", "SDXL has two text encoders"),
+    ("max_train_epochs = -1", "max_train_epochs = -1 cannot be honoured: it must be a whole number"),
     ("network_dim = 0", "rank is 0; it must be a whole number of at least 1"),
 ]  # fmt: skip
 
@@ -338,6 +345,16 @@ def test_all_refusals_are_told_at_once() -> None:
         ('--output_name="a', "close every quotation mark"),
         ('dataset_config = "data.toml"', "dataset_config names the file 'data.toml'"),
         ("network_dim = 8", "resolution = None cannot be honoured: it is missing"),
+        ("resolution = [512.5, 512]", "resolution = .* cannot be honoured: it must be one or two whole numbers"),
+        ("resolution = [512, 512, 512]", "it must be one or two whole numbers"),
+        ('resolution = "abc"', "resolution = 'abc' cannot be honoured: it must be numbers"),
+        ('resolution = "nan"', "it must be one or two whole numbers"),
+        (LEAST + 'train_data_dir = "a"\ndataset_repeats = "a"', "dataset_repeats = 'a' is no whole number"),
+        (DATASETS.replace("num_repeats = 2", 'num_repeats = "x"'), "num_repeats = 'x' is no whole number"),
+        (LEAST + "datasets = 5", "datasets is no list of sections"),
+        (LEAST + "[datasets]\nresolution = 512", r"write each of them as \[\[datasets\]\]"),
+        (LEAST + "[[datasets]]\nsubsets = 3", r"write each of them as \[\[datasets.subsets\]\]"),
+        ("general = 3", "general is no section"),
     ],
 )
 def test_a_text_that_is_no_configuration_is_refused_with_its_cure(text: str, says: str) -> None:
