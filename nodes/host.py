@@ -199,11 +199,13 @@ def _posterior(vae: Any) -> Iterator[bool]:
     if not isinstance(held, DiagonalGaussianRegularizer):
         yield False
         return
-    engine.regularization = EmptyRegularizer()
+    engine.regularization, channels = EmptyRegularizer(), vae.latent_channels
+    # the host makes room for so many where it finds too little memory and encodes in tiles
+    vae.latent_channels = 2 * channels
     try:
         yield True
     finally:
-        engine.regularization = held
+        engine.regularization, vae.latent_channels = held, channels
 
 
 def encoder(vae: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from .caption_tables import CaptionTable, read_caption_table
 from .captions import read_caption
 from .errors import DatasetError, ImageError
-from .images import IMAGE_EXTENSIONS, count_frames, load_rgb
+from .images import IMAGE_EXTENSIONS, count_frames, hash_image, load_rgb
 from .mask_files import MASKS, mask_hash
 from .samples import Dataset, Problem, Sample, printable
 
@@ -214,7 +213,7 @@ class _Examined:
 
 def _examine(file: _Found) -> _Examined | ImageError:
     try:
-        return _decoded(_hash_file(file.path), str(file.path))
+        return _decoded(hash_image(file.path), str(file.path))
     except ImageError as error:
         return error
     except OSError as error:
@@ -226,17 +225,6 @@ def _examine(file: _Found) -> _Examined | ImageError:
 def _decoded(content_hash: str, path: str) -> _Examined:
     width, height = load_rgb(path).size
     return _Examined(content_hash, width, height, count_frames(path))
-
-
-def _hash_file(path: Path) -> str:
-    # a pipe or a device may carry an image's name, and reading it would wait for ever
-    if not path.is_file():
-        raise ImageError(path, "it is a link to nothing" if path.is_symlink() else "it is not a regular file")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _caption(

@@ -15,12 +15,14 @@ from transformers import CLIPTokenizer
 from .checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, transformers_state
 from .errors import ModelError
 from .latents import Encode
+from .memory import is_out_of_memory
 from .precision import DTYPES
 from .sdxl import Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
 from .vae_names import vae_config, vae_encoder_state
 
 State = dict[str, torch.Tensor]
 HEAD_CHANNELS = 64
+_TILE = 512
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
@@ -118,9 +120,25 @@ def make_encoder(state: State, device: torch.device, groups: int | None = None) 
     vae.load_state_dict({name: tensor.to(device, torch.float32) for name, tensor in state.items()}, assign=True)
     vae.requires_grad_(False).eval()
 
+    # of a side that the smallest GPUs encode whole
+    vae.tile_sample_min_size, vae.tile_latent_min_size = _TILE, _TILE // 8
+
     @torch.no_grad()
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        posterior = vae.encode(pixels.to(device).movedim(-1, 1) * 2 - 1).latent_dist
+        inputs = pixels.to(device).movedim(-1, 1) * 2 - 1
+        try:
+            posterior = vae.encode(inputs).latent_dist
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            posterior = None
+        if posterior is None:
+            # outside of the handler, whose traceback holds what the failed attempt had computed
+            vae.enable_tiling()
+            try:
+                posterior = vae.encode(inputs).latent_dist
+            finally:
+                vae.disable_tiling()
         return posterior.mean, posterior.std
 
     return encode

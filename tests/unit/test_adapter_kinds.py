@@ -77,6 +77,39 @@ def test_rank_stabilized_loras_are_scaled_by_the_root_of_the_rank(options: dict,
     assert module.file_alpha == in_file
 
 
+def test_pissas_random_directions_are_the_seeds_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any device: only the CPU's generator is asked, which add_adapters has seeded."""
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(3))
+    draws = []
+    plain = torch.randn
+
+    def randn(*size: int, **options: object) -> torch.Tensor:
+        draws.append(options.get("device", "cpu"))
+        return plain(*size, **options)
+
+    monkeypatch.setattr(torch, "randn", randn)
+    down, up = principal_factors(matrix, 4, 2.0)
+    assert draws == ["cpu"]
+    left, values, right = torch.linalg.svd(matrix)
+    best = (left[:, :4] * values[:4]) @ right[:4]
+    torch.testing.assert_close(2.0 * up @ down, best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_pissa_follows_the_seed_and_the_hosts_generator_stands_still() -> None:
+    settings = make_settings(train="unet", adapter=AdapterSettings(initial="pissa"))
+    made = []
+    for seed in (1, 2):
+        torch.cuda.manual_seed(seed)
+        before = torch.cuda.get_rng_state()
+        parts = tiny_parts.make_parts()
+        for module in parts.modules():
+            module.to("cuda")
+        made.append(add_adapters(parts, settings).tensors())
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    tiny_parts.assert_same(*made)
+
+
 def test_pissa_starts_where_pefts_does_and_leaves_the_base_alone() -> None:
     weight = torch.randn(24, 16, generator=step_generator(1))
 

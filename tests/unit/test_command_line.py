@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,9 @@ from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from pack.trainer.__main__ import main
 from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, openclip_state
+from pack.trainer.console import ConsoleWatcher
 from pack.trainer.errors import ModelError
+from pack.trainer.loop import Step
 from pack.trainer.lora_file import read_lora, read_metadata
 from pack.trainer.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
 from pack.trainer.vae_names import vae_config, vae_encoder_state
@@ -201,6 +204,59 @@ def test_two_processes_train_what_one_does_on_the_same_batches(workplace: Path, 
     assert metadata[0]["mjesec_run"] == metadata[1]["mjesec_run"]
     losses = [[float(v) for v in m["mjesec_losses"].split(",")] for m in metadata]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def apart(workplace: Path, folders: list[Path]) -> list[str]:
+    """One process for each folder, as on machines that share no disk; what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "HF_HUB_OFFLINE": "1", "WORLD_SIZE": str(len(folders)), "MASTER_ADDR": "127.0.0.1",
+              "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments(workplace, folder)], cwd=dev.ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, folder in enumerate(folders)
+    ]  # fmt: skip
+    try:
+        printed = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(folders), printed
+    return printed
+
+
+def test_processes_without_a_common_disk_go_on_from_the_main_ones_state(workplace: Path, tmp_path: Path) -> None:
+    """The main process was interrupted after two steps of four; the other machine knows nothing of it."""
+    (workplace / "both.toml").write_text(CONFIG + 'train_batch_size = 2\nsave_precision = "float"\n')
+    rest = arguments(workplace, tmp_path / "straight")[1:]
+    assert main([str(workplace / "both.toml"), *rest]) == 0
+    main_disk, other_disk = tmp_path / "main", tmp_path / "other"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConsoleWatcher, "step", _interrupt_after_two)
+        assert main([str(workplace / "both.toml"), *arguments(workplace, main_disk)[1:]]) == 130
+    (workplace / "config.toml").write_text(CONFIG + 'save_precision = "float"\n')
+    try:
+        printed = apart(workplace, [main_disk, other_disk])
+        again = apart(workplace, [main_disk, other_disk])
+    finally:
+        (workplace / "config.toml").write_text(CONFIG)
+    assert "Going on from step 2 of 4." in printed[0]
+    assert not list(other_disk.glob("*.safetensors"))
+    straight, resumed = (read_lora(folder / "moon.safetensors") for folder in (tmp_path / "straight", main_disk))
+    flat = [torch.cat([state[name].flatten() for name in sorted(state)]).double() for state in (straight, resumed)]
+    assert ((flat[0] - flat[1]).norm() / flat[0].norm()).item() <= 1e-5
+    # the file is on the main process's disk alone, and the other one believes it
+    assert "moon.safetensors holds this very run already" in again[0]
+
+
+def _interrupt_after_two(watcher: ConsoleWatcher, step: Step) -> None:
+    if step.step == 2:
+        raise KeyboardInterrupt
 
 
 def test_the_vaes_names_are_diffusers(vae: AutoencoderKL) -> None:
