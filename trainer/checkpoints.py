@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from .errors import LoraFileError, NonFiniteLoss
@@ -26,6 +26,7 @@ class Checkpoints:
     """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user.
 
     writes: False in all but one of several processes; they read the same state.
+    base_hashes: metadata about the base's file.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Checkpoints:
         say: Callable[[str], None],
         *,
         writes: bool = True,
+        base_hashes: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.run, self.outputs, self.base_name, self.dataset = run, outputs, base_name, dataset
-        self.log, self.say, self.writes = log, say, writes
+        self.log, self.say, self.writes, self.base_hashes = log, say, writes, base_hashes
         self.started = time.time()
         self._saved = time.monotonic()
 
@@ -136,6 +138,7 @@ class Checkpoints:
             epochs=math.ceil(plan.epochs),
             steps_per_epoch=plan.steps_per_epoch,
             prediction=trainer.parts.prediction,
+            base_hashes=self.base_hashes(),
         )
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))

@@ -17,6 +17,7 @@ _PLACES = {
     "pretrained_model_name_or_path": "the base comes from the MODEL and CLIP on the wire",
     "vae": "the VAE comes from the wire",
     "v_parameterization": "what the network predicts is a property of the MODEL on the wire",
+    "zero_terminal_snr": "the noise levels are those of the MODEL on the wire (ModelSamplingDiscrete sets zsnr)",
     "no_half_vae": "the VAE runs as ComfyUI was told to run it",
     "train_data_dir": "the images come from the dataset on the wire",
     "reg_data_dir": "Combine Datasets takes regularisation images",
@@ -59,6 +60,7 @@ class Places:
     folders: tuple[ImageFolder, ...]
     output: str
     v_prediction: bool
+    zero_terminal_snr: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _places(parsed: KohyaText) -> Places:
         vae=str(values.get("vae") or ""),
         folders=folders,
         output=str(values.get("output_dir") or ""),
-        v_prediction=bool(values.get("v_parameterization")),
+        v_prediction=_is_on(values, "v_parameterization"),
+        zero_terminal_snr=_is_on(values, "zero_terminal_snr"),
     )
 
 
@@ -160,6 +163,10 @@ def _folder(subset: Subset, extension: str) -> ImageFolder:
         str(values.get("caption_extension") or extension),
         bool(values.get("is_reg")),
     )
+
+
+def _is_on(values: Mapping[str, object], name: str) -> bool:
+    return str(values.get(name)).lower() in ("true", "1")
 
 
 def _repeats(values: Mapping[str, object], name: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from .adapter import add_adapters
+from .base_hashes import BaseHashes
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
 from .errors import BrokenImages, DatasetError, ImageError
@@ -56,8 +57,16 @@ class Session:
         self.journal = Journal(job, outputs)
         self.log = self.journal.log
         self.previews = Previews(job, outputs, self.log)
+        self.hashes = BaseHashes(job.base.file, job.folders.work / "hashes")
         self.files = Checkpoints(
-            run, outputs, job.base.name, self.training, self.log, job.watcher.say, writes=job.processes.main
+            run,
+            outputs,
+            job.base.name,
+            self.training,
+            self.log,
+            job.watcher.say,
+            writes=job.processes.main,
+            base_hashes=self.hashes.get,
         )
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
@@ -66,6 +75,7 @@ class Session:
     def train(self) -> Result:
         if self.job.processes.main:
             self.outputs.remove_scratch()
+            self.hashes.begin()
         self.journal.prepare()
         try:
             self._examples, self._held_out = self._prepare()
@@ -79,6 +89,7 @@ class Session:
             self.log.end("failed" if isinstance(error, Exception) else "stopped", str(error) or "Interrupted.")
             raise
         finally:
+            self.hashes.end()
             self.journal.close()
 
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

@@ -17,12 +17,15 @@ import tiny_parts
 import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from pack.trainer.__main__ import main
 from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, openclip_state
 from pack.trainer.console import ConsoleWatcher
 from pack.trainer.errors import ModelError
+from pack.trainer.identity import schedule_mark
 from pack.trainer.loop import Step
 from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.sdxl import scaled_linear_alpha_bar, zero_terminal
 from pack.trainer.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
 from pack.trainer.vae_names import vae_config, vae_encoder_state
 from safetensors.torch import save_file
@@ -112,6 +115,8 @@ def test_a_configuration_becomes_a_lora(workplace: Path, tmp_path: Path, capsys:
     assert "Effective learning rates: U-Net 0.001, text encoders 0.001." in told
     assert "0 of 5 captions are longer than 75 tokens" in told
     assert "step 4/4, loss " in told
+    # what is free is known, so a profile is chosen and shown
+    assert "MB are free, one batch keeps " in told
     metadata = read_metadata(tmp_path / "moon.safetensors")
     assert (metadata["ss_steps"], metadata["ss_network_dim"], metadata["ss_seed"]) == ("4", "4", "3")
     assert metadata["ss_sd_model_name"] == "tiny.safetensors"
@@ -284,12 +289,41 @@ def test_the_encoder_gives_what_diffusers_vae_gives(vae: AutoencoderKL) -> None:
 def test_the_networks_of_a_file_are_those_that_were_written(workplace: Path) -> None:
     file = SingleFile(workplace / "tiny.safetensors")
     parts = build_parts(
-        file.unet(), *file.text(), "fp32", tiny_parts.CPU, v_prediction=True, head_channels=tiny_parts.HEAD_CHANNELS
-    )
+        file.unet(), *file.text(), "fp32", tiny_parts.CPU, prediction="v_prediction",
+        head_channels=tiny_parts.HEAD_CHANNELS,
+    )  # fmt: skip
     expected = tiny_parts.make_parts()
     for built, wanted in zip(parts.modules(), expected.modules(), strict=True):
         tiny_parts.assert_same(dict(built.named_parameters()), dict(wanted.named_parameters()))
     assert parts.prediction == "v_prediction"
+
+
+def test_a_checkpoint_says_itself_what_it_predicts(tmp_path: Path) -> None:
+    def file(*marks: str) -> SingleFile:
+        path = tmp_path / f"{'_'.join(marks)}.safetensors"
+        save_file({name: torch.zeros(1) for name in ("a", *marks)}, path)
+        return SingleFile(path)
+
+    usual = scaled_linear_alpha_bar()
+    assert file().prediction() == "epsilon"
+    assert file().prediction(v_prediction=True) == file("v_pred").prediction() == "v_prediction"
+    assert torch.equal(file("v_pred").alpha_bar(), usual)
+    for levels in (file("v_pred", "ztsnr").alpha_bar(), file().alpha_bar(zero_terminal_snr=True)):
+        assert levels[0].item() == pytest.approx(usual[0].item())
+        assert 0 < levels[-1].item() < 1e-6
+        # diffusers' betas give the same levels, up to the last, which it sets to 0
+        betas = 1 - usual.double() / torch.cat([torch.ones(1), usual[:-1]])
+        theirs = torch.cumprod(1 - rescale_zero_terminal_snr(betas), dim=0)
+        torch.testing.assert_close(levels[:-1].double(), theirs[:-1], rtol=1e-3, atol=1e-6)
+    with pytest.raises(ModelError, match="is an EDM model"):
+        file("edm_mean").prediction()
+
+
+def test_the_same_weights_under_another_schedule_are_another_model() -> None:
+    usual = scaled_linear_alpha_bar()
+    assert schedule_mark(usual, "epsilon") == ""
+    marks = {schedule_mark(levels, kind) for levels in (usual, zero_terminal(usual)) for kind in ("epsilon", "v")}
+    assert len(marks) == 4
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

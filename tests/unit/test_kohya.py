@@ -383,6 +383,11 @@ def test_no_key_of_sd_scripts_is_unknown() -> None:
 def test_what_only_the_command_line_follows_is_said_to_come_from_the_graph() -> None:
     result = run(THESIS)
     assert result.idle["train_data_dir"] == "the images come from the dataset on the wire"
+    levels = 'v_parameterization = true\nzero_terminal_snr = "true"\n'
+    assert "MODEL on the wire" in run(LEAST + levels).idle["zero_terminal_snr"]
+    places = read_kohya(LEAST + levels).places
+    assert (places.v_prediction, places.zero_terminal_snr) == (True, True)
+    assert not read_kohya('v_parameterization = "false"').places.v_prediction
     outside = read_kohya(THESIS).run(None, in_graph=False)
     assert {
         "train_data_dir",
