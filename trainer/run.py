@@ -9,6 +9,7 @@ from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
 from .optim import check_optimizer
 from .outputs import Place, find_place, stored_losses, stored_validation
+from .packed import check_storage
 from .session import Session
 
 __all__ = ["Base", "Folders", "Job", "Result", "Watcher", "train"]
@@ -43,6 +44,7 @@ def _train(job: Job) -> Result:
     if done is not None:
         job.say(f"{done.path.name} holds this very run already; it is used as it is.")
         return replace(done, report="\n".join(job.lines))
+    check_storage(job.settings.base_storage)
     check_optimizer(job.settings, job.device)
     if place.taken:
         job.say(f"{place.taken} is of another run, so this one becomes {place.outputs.lora.name}.")

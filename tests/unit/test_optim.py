@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_parts
@@ -258,6 +259,19 @@ def test_the_checks_sentences_come_before_an_image_is_read(tmp_path: Path) -> No
     job.encode = pytest.fail
     with pytest.raises(SettingsError, match="LBFGS"):
         train(job)
+
+
+def test_adamw_8_bit_steps_as_its_paper_has_it_and_keeps_bytes() -> None:
+    pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    module = SimpleNamespace(group="unet", part="unet", weights=lambda: {"lora_up.weight": weight})
+    settings = tiny_parts.make_settings(optimizer="adamw8bit", unet_lr=1e-2, text_lr=1e-2, weight_decay=0.0)
+    check_optimizer(settings, tiny_parts.CPU)
+    optimizer = make_optimizer(SimpleNamespace(modules=[module]), settings)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full_like(weight, -1e-2), rtol=1e-2, atol=1e-5)
+    assert optimizer.state[weight]["state1"].dtype == torch.uint8
 
 
 def test_adamw_is_the_fused_one() -> None:
