@@ -77,6 +77,37 @@ def check_model(model: Any) -> None:
     kinds = (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
     if inner.model_type not in kinds:
         raise ModelError(f"The MODEL is trained as {inner.model_type.name}; only EPS and V_PREDICTION can be trained.")
+    prediction_of(model)
+
+
+def prediction_of(model: Any) -> str:
+    """What the MODEL's network predicts, ``epsilon`` or ``v_prediction``, as its sampling reads it.
+
+    Raises:
+        ModelError: it predicts something else, or at other noise levels than SDXL's thousand.
+    """
+    sampling = model.get_model_object("model_sampling")
+    levels = getattr(sampling, "sigmas", None)
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) and levels is not None and len(levels) == 1000:
+        # subclasses by the dozen: what counts is what becomes of an output of 1 at an input of 2
+        sigma, given = torch.tensor([3.0]), torch.ones(1, 1, 1, 1)
+        found = sampling.calculate_denoised(sigma, given, 2 * given).item()
+        wanted = {"epsilon": 2 - 3, "v_prediction": 2 / (9 + 1) - 3 / (9 + 1) ** 0.5}
+        for name, value in wanted.items():
+            if abs(found - value) < 1e-4:
+                return name
+    raise ModelError(
+        f"The MODEL's sampling ({', '.join(kind.__name__ for kind in type(sampling).__bases__)}) is not that of SDXL's "
+        "noise or v-prediction; connect the MODEL from before the node that changed it."
+    )
+
+
+def noise_levels(model: Any) -> torch.Tensor:
+    """ᾱ of the MODEL's noise levels, (1000,) float32."""
+    sigmas = model.get_model_object("model_sampling").sigmas.detach().double().cpu()
+    with torch.inference_mode(False):
+        # σ² = (1 - ᾱ)/ᾱ in the host's terms
+        return (1 / (1 + sigmas.square())).float().clone()
 
 
 def check_clip(clip: Any, model: Any) -> None:
@@ -85,6 +116,8 @@ def check_clip(clip: Any, model: Any) -> None:
     Raises:
         ModelError: names what the CLIP is.
     """
+    if clip is None:
+        raise ModelError("There is no CLIP: the checkpoint has no text encoders; connect SDXL's from DualCLIPLoader.")
     pair = clip.cond_stage_model
     if not isinstance(pair, comfy.sdxl_clip.SDXLClipModel):
         raise ModelError(
@@ -113,11 +146,11 @@ def check_vae(vae: Any) -> None:
         )
 
 
-def model_name(model: Any) -> str:
-    """The checkpoint's file name where the host knows it."""
+def model_file(model: Any) -> Path | None:
+    """The file that the MODEL was loaded from, where the host knows it."""
     init = getattr(model, "cached_patcher_init", None)
     path = init[1][0] if init and init[1] else ""
-    return os.path.basename(path) if isinstance(path, str) and path else "unknown"
+    return Path(path) if isinstance(path, str) and os.path.isfile(path) else None
 
 
 def unet_weights(model: Any) -> State:
@@ -160,8 +193,6 @@ def build_parts(model: Any, clip: Any, settings: TrainSettings, device: torch.de
     """
     pair = clip.cond_stage_model
     first, second = text_weights(clip)
-    sampling = model.get_model_object("model_sampling")
-    sigmas = sampling.sigmas.detach().double().cpu()
     with torch.inference_mode(False):
         return Parts(
             unet=build_unet(
@@ -174,9 +205,8 @@ def build_parts(model: Any, clip: Any, settings: TrainSettings, device: torch.de
             te2=build_text_encoder(
                 _fit(second, device, settings.precision), projection=True, heads=_heads(pair.clip_g.transformer)
             ),
-            # σ² = (1 - ᾱ)/ᾱ in the host's terms
-            alpha_bar=(1 / (1 + sigmas.square())).float().clone(),
-            prediction="v_prediction" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon",
+            alpha_bar=noise_levels(model),
+            prediction=prediction_of(model),
             latent_scale=getattr(model.model.latent_format, "scale_factor", LATENT_SCALE),
         )
 
@@ -199,11 +229,13 @@ def _posterior(vae: Any) -> Iterator[bool]:
     if not isinstance(held, DiagonalGaussianRegularizer):
         yield False
         return
-    engine.regularization = EmptyRegularizer()
+    engine.regularization, channels = EmptyRegularizer(), vae.latent_channels
+    # the host makes room for so many where it finds too little memory and encodes in tiles
+    vae.latent_channels = 2 * channels
     try:
         yield True
     finally:
-        engine.regularization = held
+        engine.regularization, vae.latent_channels = held, channels
 
 
 def encoder(vae: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]:
@@ -229,20 +261,6 @@ def training_device() -> torch.device:
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on the device, the allocator's own reserve included."""
     return int(comfy.model_management.get_free_memory(device))
-
-
-@contextmanager
-def no_spill(device: torch.device) -> Iterator[None]:
-    """Let a full GPU be an error on Windows too, whose driver would go on in system memory, a hundred times slower."""
-    if device.type != "cuda" or sys.platform != "win32":
-        yield
-        return
-    free, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (free + torch.cuda.memory_reserved(device)) / total), device)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def make_room(device: torch.device) -> None:

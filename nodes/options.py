@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -10,6 +11,10 @@ from ..trainer.options import HUBER_SCHEDULES, LOSSES, MASKS, LossSettings, Opti
 from ..trainer.settings import TrainSettings
 from .settings import CATEGORY
 from .sockets import TrainSettingsSocket
+
+# what the settings on the wire say: an options node that is put behind a preset must not undo it
+AS_GIVEN = "as given"
+SWITCH = ("on", "off")
 
 
 def settings_input() -> io.Input:
@@ -22,6 +27,14 @@ def changed_settings() -> list[io.Output]:
 
 def share_input(name: str, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=0.0, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def as_given_input(name: str, choices: Sequence[str], tooltip: str) -> io.Input:
+    """A choice that is left to the settings on the wire unless somebody makes it; old graphs do not know it."""
+    options = [AS_GIVEN, *choices]
+    return io.Combo.Input(
+        name, options=options, default=AS_GIVEN, optional=True, advanced=True, tooltip=f"{tooltip} as given: unchanged."
+    )
 
 
 class OptimizerOptions(io.ComfyNode):
@@ -70,13 +83,25 @@ class OptimizerOptions(io.ComfyNode):
                     tooltip="For the schedule piecewise_constant: 1:100,0.1:200,0.01 multiplies the rates by 1 up to "
                     "step 100, by 0.1 up to step 200, then by 0.01.",
                 ),
+                as_given_input(
+                    "relative_step",
+                    SWITCH,
+                    "Only for adafactor: on lets it set its own rate for each tensor, from the size of the weights; no "
+                    "learning rate and no schedule counts then (the thesis's run).",
+                ),
             ],
             outputs=changed_settings(),
         )
 
     @classmethod
     def execute(
-        cls, settings: TrainSettings, optimizer_class: str, te1_lr: float, te2_lr: float, **values: object
+        cls,
+        settings: TrainSettings,
+        optimizer_class: str,
+        te1_lr: float,
+        te2_lr: float,
+        relative_step: str = AS_GIVEN,
+        **values: object,
     ) -> io.NodeOutput:
         options = OptimizerSettings(
             te1_lr=None if te1_lr < 0 else te1_lr,
@@ -84,7 +109,10 @@ class OptimizerOptions(io.ComfyNode):
             **values,  # type: ignore[arg-type]
         )
         name = optimizer_class.strip() or settings.optimizer
-        return io.NodeOutput(replace(settings, optimizer=name, optimizer_options=options))
+        relative = settings.adafactor_relative_step if relative_step == AS_GIVEN else relative_step == "on"
+        return io.NodeOutput(
+            replace(settings, optimizer=name, optimizer_options=options, adafactor_relative_step=relative)
+        )
 
 
 def _own_rate(name: str, encoder: str) -> io.Input:

@@ -73,6 +73,7 @@ class TrainLora(io.ComfyNode):
         samples: TrainingSamples | None = None,
     ) -> io.NodeOutput:
         # the networks' libraries take seconds to import: only a run pays for them
+        from ..trainer.device import no_spill
         from ..trainer.lora_file import read_lora
         from ..trainer.outputs import folder_name, run_of
         from ..trainer.run import train
@@ -83,7 +84,7 @@ class TrainLora(io.ComfyNode):
         host.check_clip(clip, model)
         host.check_vae(vae)
         try:
-            with torch.inference_mode(False), host.no_spill(host.training_device()):
+            with torch.inference_mode(False), no_spill(host.training_device()):
                 job = make_job(model, clip, vae, dataset, settings, samples, origin_of(cls.hidden))
                 result = train(job)
                 lora = read_lora(result.path)

@@ -15,7 +15,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..trainer.control import Control
-from ..trainer.identity import weights_fingerprint
+from ..trainer.identity import schedule_mark, weights_fingerprint
 from ..trainer.job import Base, Folders, Job
 from ..trainer.metadata import THUMBNAILS_KEY
 from ..trainer.registry import LiveRun
@@ -117,6 +117,11 @@ def _base(model: Any, clip: Any, vae: Any, watcher: RunWatcher) -> Base:
         done += count
         watcher.stage("fingerprint of the base", done // 2**20, max(total // 2**20, 1))
 
+    file = host.model_file(model)
+    mark = schedule_mark(host.noise_levels(model), host.prediction_of(model))
     return Base(
-        host.model_name(model), weights_fingerprint(weights, on_bytes), weights_fingerprint(host.vae_weights(vae))
+        "unknown" if file is None else file.name,
+        weights_fingerprint(weights, on_bytes) + mark,
+        weights_fingerprint(host.vae_weights(vae)),
+        file,
     )

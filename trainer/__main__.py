@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from types import FrameType
 
 from .command_line import Command, command_of, make_job, read_run, told
+from .device import no_spill
 from .errors import TrainerError
+from .optim import check_optimizer
 from .processes import Processes, join
 from .run import train
 
@@ -39,7 +41,11 @@ def _train(command: Command, processes: Processes) -> None:
     run, dataset = read_run(command, processes)
     if processes.main:
         print(told(run, dataset, command), flush=True)
-    if not command.check:
+    device = processes.device(command.device)
+    if command.check:
+        check_optimizer(run.settings, device)
+        return
+    with no_spill(device):
         train(make_job(command, run, dataset, processes))
 
 

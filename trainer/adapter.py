@@ -20,6 +20,7 @@ from .frozen import Scratch, store_in_fp8
 from .fused import fuse
 from .names import to_original
 from .options import AdapterSettings
+from .packed import pack, pack_unet
 from .precision import compute_dtype
 from .sdxl import Parts
 from .settings import TrainSettings
@@ -85,6 +86,8 @@ def add_adapters(parts: Parts, settings: TrainSettings) -> Adapters:
             modules += _adapt(parts.te1, "lora_te1_", "text", settings)
             modules += _adapt(parts.te2, "lora_te2_", "text", settings)
         modules += _adapt(parts.unet, "lora_unet_", "unet", settings)
+    if settings.base_storage != "as given":
+        pack_unet(parts.unet, settings.base_storage, _dtype(parts.unet, settings))
     if not modules:
         raise SettingsError("skip_blocks, include and exclude leave no layer to train; choose fewer or other ones.")
     return Adapters(tuple(modules), settings.rank, settings.alpha)
@@ -106,7 +109,7 @@ def _wanted(name: str, options: AdapterSettings) -> bool:
 
 
 def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -> list[AdapterModule]:
-    options, dtype = settings.adapter, compute_dtype(settings.precision, next(model.parameters()).device)
+    options, dtype = settings.adapter, _dtype(model, settings)
     chosen = chosen_layers(model, prefix, group, options)
     if not chosen:
         return []
@@ -123,8 +126,15 @@ def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -
         if isinstance(module, LoraModule):
             modules[place] = module = _finished(module, settings, dtype, scratch)
         if settings.base_storage == "fp8":
+            # the fused layer widens it by itself
             store_in_fp8(module.layer.get_base_layer(), dtype)
+        elif settings.base_storage != "as given":
+            pack(module.layer.get_base_layer(), settings.base_storage, dtype)
     return modules
+
+
+def _dtype(model: nn.Module, settings: TrainSettings) -> torch.dtype:
+    return compute_dtype(settings.precision, next(model.parameters()).device)
 
 
 def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
@@ -135,8 +145,8 @@ def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, s
     if options.drops:
         # what is left out lies between the two products, which the fused layer computes in one
         module.drop(options)
-    elif not settings.compile_blocks:
-        # a function for each layer would be compiled once for each layer
+    elif settings.base_storage in ("as given", "fp8") and not settings.compile_blocks:
+        # of packed weights the fused layer knows nothing, and a function for each layer would be compiled for each
         fuse(module.layer, ADAPTER, dtype, scratch)
     return module
 

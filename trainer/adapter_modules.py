@@ -163,9 +163,24 @@ def principal_factors(weight: torch.Tensor, rank: int, scale: float) -> tuple[to
     """(A, B) of (rank, in…) and (out, rank) with s·BA the best approximation of that rank, by a fast randomized SVD."""
     matrix = weight.detach().float().flatten(1)
     # a few values more than are kept make the kept ones exact
-    left, values, right = torch.svd_lowrank(matrix, q=min(rank + _OVERSAMPLED, *matrix.shape), niter=4)
+    left, values, right = _largest(matrix, min(rank + _OVERSAMPLED, *matrix.shape))
     root = (values[:rank] / scale).sqrt()
-    return root[:, None] * right.T[:rank], left[:, :rank] * root
+    return root[:, None] * right[:rank], left[:, :rank] * root
+
+
+def _largest(matrix: torch.Tensor, count: int, rounds: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(U, S, Vᵀ) of the largest singular values (Halko et al., 2011, algorithm 4.4).
+
+    The random directions are the CPU generator's, which the settings' seed decides; torch.svd_lowrank would take the
+    device's, which belongs to the host.
+    """
+    basis = matrix @ torch.randn(matrix.shape[1], count).to(matrix.device)
+    for _ in range(rounds):
+        basis = torch.linalg.qr(matrix.T @ torch.linalg.qr(basis).Q).Q
+        basis = matrix @ basis
+    basis = torch.linalg.qr(basis).Q
+    left, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ left, values, right
 
 
 def _thinned(inner: torch.Tensor, rank: int, options: AdapterSettings) -> torch.Tensor:

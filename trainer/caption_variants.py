@@ -12,11 +12,14 @@ import torch
 
 from .options import CaptionSettings
 
-_WILDCARD = re.compile(r"\{([^{}]*)\}")
+_WILDCARD = re.compile(r"\{([^{}]+)\}")
+# stand for {{ and }}, which are braces and no choice, while choices are drawn
+_BRACES = ("\ufdd0", "\ufdd1")
+_JOINED = ", "
 
 
 def draw_caption(caption: str, settings: CaptionSettings, generator: torch.Generator, epoch: int) -> str:
-    """The words that an image is seen with this time. ``epoch`` counts from 0."""
+    """The words that an image is seen with this time. ``epoch`` counts from 0; of several lines one is drawn."""
     # words need shuffles of lists, which torch's generator does not do
     chance = random.Random(int(torch.randint(2**62, (1,), generator=generator)))  # noqa: S311 - not a secret
     if settings.dropout_every_epochs and (epoch + 1) % settings.dropout_every_epochs == 0:
@@ -43,10 +46,14 @@ def fixed_caption(caption: str, settings: CaptionSettings) -> str:
 
 
 def _drawn(caption: str, chance: random.Random) -> str:
-    """One of the choices of every ``{a|b|c}``, inner ones first."""
+    """One of the lines, and one of the choices of every ``{a|b|c}`` in it, inner ones first."""
+    if "\n" in caption:
+        caption = chance.choice(caption.split("\n"))
+    opening, closing = _BRACES
+    caption = caption.replace("{{", opening).replace("}}", closing)
     while _WILDCARD.search(caption):
         caption = _WILDCARD.sub(lambda match: chance.choice(match[1].split("|")), caption)
-    return caption
+    return caption.replace(opening, "{").replace(closing, "}")
 
 
 def _varied(caption: str, settings: CaptionSettings, chance: random.Random) -> str:
@@ -55,16 +62,20 @@ def _varied(caption: str, settings: CaptionSettings, chance: random.Random) -> s
         chance.shuffle(loose)
     if settings.tag_dropout:
         loose = [tag for tag in loose if chance.random() >= settings.tag_dropout]
-    return _joined([*kept, *loose, *end], settings)
+    # with commas, whatever the separator is
+    return _JOINED.join([*kept, *loose, *end])
 
 
 def _parts(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
-    """Tags that stay, tags that may move, and tags after a second mark, which stay at the end."""
+    """Tags that stay, tags that may move, and tags after a second mark, which stay at the end.
+
+    Without a mark empty tags count as well: ``a,, b`` has three.
+    """
     if settings.keep_separator and settings.keep_separator in caption:
         first, _, rest = caption.partition(settings.keep_separator)
         middle, _, last = rest.partition(settings.keep_separator)
         return _tags(first, settings), _tags(middle, settings), _tags(last, settings)
-    tags = _tags(caption, settings)
+    tags = [tag.strip() for tag in caption.strip().split(settings.separator)]
     return tags[: settings.keep_tokens], tags[settings.keep_tokens :], []
 
 

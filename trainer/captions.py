@@ -11,10 +11,14 @@ _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True)
 class Caption:
-    """The first line of a caption file, stripped (kohya), and the encoding it was read in."""
+    """The first line of a caption file, stripped (kohya), and the encoding it was read in.
+
+    more: its further lines, stripped, without empty ones; wildcards draw among all of them.
+    """
 
     text: str
     encoding: str
+    more: tuple[str, ...] = ()
 
     @property
     def is_utf8(self) -> bool:
@@ -29,12 +33,17 @@ def read_caption(path: str) -> Caption:
     """
     with open(path, "rb") as file:
         text, encoding = decode(file.read(_LONGEST))
-    return Caption(first_line(text), encoding)
+    first, *more = _lines(text)
+    return Caption(first, encoding, tuple(filter(None, more)))
 
 
 def first_line(text: str) -> str:
     """What of a caption file's text is the caption."""
-    return re.split(r"[\r\n]", text.replace("\0", ""), maxsplit=1)[0].strip()
+    return _lines(text)[0]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in re.split(r"[\r\n]", text.replace("\0", ""))]
 
 
 def decode(data: bytes) -> tuple[str, str]:

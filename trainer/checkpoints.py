@@ -27,6 +27,7 @@ class Checkpoints:
     """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user.
 
     keepsakes: as of the job. writes: False in all but one of several processes; they read the same state.
+    base_hashes: metadata about the base's file.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Checkpoints:
         *,
         keepsakes: Callable[[], Mapping[str, str]] = dict,
         writes: bool = True,
+        base_hashes: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.run, self.outputs, self.base_name, self.dataset = run, outputs, base_name, dataset
-        self.log, self.say, self.writes = log, say, writes
+        self.log, self.say, self.writes, self.base_hashes = log, say, writes, base_hashes
         self._keepsakes = lru_cache(maxsize=1)(keepsakes)
         self.started = time.time()
         self._saved = time.monotonic()
@@ -139,6 +141,7 @@ class Checkpoints:
             epochs=math.ceil(plan.epochs),
             steps_per_epoch=plan.steps_per_epoch,
             prediction=trainer.parts.prediction,
+            base_hashes=self.base_hashes(),
         )
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))

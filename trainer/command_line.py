@@ -12,8 +12,9 @@ import torch
 from .combine import combine
 from .console import ConsoleWatcher, SilentWatcher
 from .dataset import scan_folder
+from .device import free_bytes
 from .errors import DatasetError, ModelError, SettingsError
-from .identity import weights_fingerprint
+from .identity import schedule_mark, weights_fingerprint
 from .job import Base, Folders, Job, Watcher
 from .kohya import ImageFolder, KohyaConfig, KohyaRun, Places, read_kohya
 from .kohya_report import report
@@ -150,6 +151,11 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
     output = Path(command.output or run.places.output or ".")
     encoder = file.vae_encoder()
     watcher: Watcher = ConsoleWatcher() if processes.main else SilentWatcher()
+    prediction = file.prediction(v_prediction=run.places.v_prediction)
+    alpha_bar = file.alpha_bar(zero_terminal_snr=run.places.zero_terminal_snr)
+    if mark := schedule_mark(alpha_bar, prediction):
+        levels = "zero terminal SNR" if alpha_bar[-1] < 1e-6 else "the usual noise levels"
+        watcher.say(f"The network is trained for {prediction} at {levels}.")
 
     def parts() -> Parts:
         return build_parts(
@@ -157,14 +163,15 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
             *file.text(),
             settings.precision,
             device,
-            v_prediction=run.places.v_prediction,
+            prediction=prediction,
+            alpha_bar=alpha_bar,
             head_channels=command.head_channels,
         )
 
     return Job(
         dataset=dataset,
         settings=settings,
-        base=_base(file, encoder, watcher),
+        base=_base(file, encoder, watcher, mark),
         folders=Folders(output, Path(command.work) if command.work else output / "mjesec"),
         parts=parts,
         tokenize=tokenize,
@@ -172,10 +179,11 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
         device=device,
         watcher=watcher,
         processes=processes,
+        free_bytes=lambda: free_bytes(device),
     )
 
 
-def _base(file: SingleFile, encoder: dict[str, torch.Tensor], watcher: Watcher) -> Base:
+def _base(file: SingleFile, encoder: dict[str, torch.Tensor], watcher: Watcher, mark: str) -> Base:
     first, second = file.text()
     named = {"unet": file.unet(), "te1": first, "te2": second}
     weights = {f"{part}.{name}": tensor for part, state in named.items() for name, tensor in state.items()}
@@ -186,7 +194,9 @@ def _base(file: SingleFile, encoder: dict[str, torch.Tensor], watcher: Watcher) 
         done += count
         watcher.stage("fingerprint of the base", done // 2**20, max(total // 2**20, 1))
 
-    return Base(file.path.name, weights_fingerprint(weights, on_bytes), weights_fingerprint(encoder))
+    return Base(
+        file.path.name, weights_fingerprint(weights, on_bytes) + mark, weights_fingerprint(encoder), file.path
+    )
 
 
 def told(run: KohyaRun, dataset: Dataset, command: Command) -> str:

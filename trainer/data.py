@@ -91,6 +91,9 @@ def _both_ways(
     sample: Sample, placement: Placement, settings: TrainSettings, cache: LatentsCache, tokenize: Tokenize
 ) -> Example:
     tokens, cut = caption_ids(fixed_caption(sample.caption, settings.captions), settings.captions, tokenize)
+    if settings.captions.wildcards:
+        # one of the lines is drawn each time
+        sample = replace(sample, caption="\n".join(sample.all_captions))
     example = _example(sample, placement, settings, cache, tokens, cut)
     if not settings.images.flip:
         return example

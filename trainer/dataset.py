@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from .caption_tables import CaptionTable, read_caption_table
 from .captions import read_caption
 from .errors import DatasetError, ImageError
-from .images import IMAGE_EXTENSIONS, count_frames, load_rgb
+from .images import IMAGE_EXTENSIONS, count_frames, hash_image, load_rgb
 from .mask_files import MASKS, mask_hash
 from .samples import Dataset, Problem, Sample, printable
 
@@ -190,12 +189,14 @@ def _read_all(
             else:
                 if result.frames > 1:
                     problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
-                caption = None if table is None else table.find(file.name, file.path)
-                if caption is None:
-                    caption = _caption(file, root, caption_extension, problems)
+                found_caption = None if table is None else table.find(file.name, file.path)
+                more: tuple[str, ...] = ()
+                if found_caption is None:
+                    found_caption, more = _caption(file, root, caption_extension, problems)
                 size = (result.width, result.height)
                 mask = mask_hash(file.path, root)
-                yield Sample(str(file.path), caption, *size, file.repeats, result.content_hash, mask)
+                known = (file.repeats, result.content_hash, mask)
+                yield Sample(str(file.path), found_caption, *size, *known, more_captions=more)
             if on_progress is not None:
                 on_progress(done, len(found))
     finally:
@@ -212,7 +213,7 @@ class _Examined:
 
 def _examine(file: _Found) -> _Examined | ImageError:
     try:
-        return _decoded(_hash_file(file.path), str(file.path))
+        return _decoded(hash_image(file.path), str(file.path))
     except ImageError as error:
         return error
     except OSError as error:
@@ -226,36 +227,28 @@ def _decoded(content_hash: str, path: str) -> _Examined:
     return _Examined(content_hash, width, height, count_frames(path))
 
 
-def _hash_file(path: Path) -> str:
-    # a pipe or a device may carry an image's name, and reading it would wait for ever
-    if not path.is_file():
-        raise ImageError(path, "it is a link to nothing" if path.is_symlink() else "it is not a regular file")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _caption(file: _Found, root: Path, caption_extension: str, problems: list[Problem]) -> str:
+def _caption(
+    file: _Found, root: Path, caption_extension: str, problems: list[Problem]
+) -> tuple[str, tuple[str, ...]]:
+    """The caption and the further lines of its file."""
     path = file.path.with_suffix(caption_extension)
     instead = f"'{printable(file.fallback_caption)}' is used" if file.fallback_caption else "no caption"
     if not path.is_file():
         problems.append(Problem(file.name, "caption_missing", f"no file '{printable(path.name)}'; {instead}"))
-        return file.fallback_caption
+        return file.fallback_caption, ()
     if not Path(os.path.realpath(path)).is_relative_to(root):
         problems.append(Problem(file.name, "caption_missing", f"its file is a link elsewhere; {instead}"))
-        return file.fallback_caption
+        return file.fallback_caption, ()
     try:
         caption = read_caption(str(path))
     except OSError as error:
         problems.append(Problem(file.name, "caption_missing", f"unreadable ({error.strerror}); {instead}"))
-        return file.fallback_caption
+        return file.fallback_caption, ()
     if not caption.is_utf8:
         problems.append(Problem(_name(path, root), "caption_encoding", f"read as {caption.encoding}"))
     if not caption.text:
         problems.append(Problem(_name(path, root), "caption_empty", "its first line is empty"))
-    return caption.text
+    return caption.text, caption.more
 
 
 def _note_duplicates(samples: list[Sample], root: Path, problems: list[Problem]) -> None:

@@ -8,7 +8,7 @@ ValueError
     ├── BrokenImages        images of a dataset that cannot be read any more (paths)
     ├── ModelError          a MODEL, CLIP or VAE of another architecture
     ├── NonFiniteLoss       the loss became NaN or infinite (step)
-    ├── MemoryShortage      a training step does not fit into memory (step)
+    ├── MemoryShortage      a training step, or what is done beside them, does not fit into memory (step)
     └── LoraFileError       a LoRA file that cannot be read or written
 Exception
 └── Cancelled               the user stopped the run; nothing is wrong
@@ -75,14 +75,19 @@ class NonFiniteLoss(TrainerError):
 
 
 class MemoryShortage(TrainerError):
-    """Optimizer step `step` (counted from 1) does not fit into memory, however slowly it is computed."""
+    """Optimizer step `step` (counted from 1) does not fit into memory, however slowly it is computed.
 
-    def __init__(self, step: int) -> None:
+    Beside the steps, where `step` is None: `doing` says for what there is too little ("to encode an image"), `cure`
+    what to do about it.
+    """
+
+    def __init__(self, step: int | None, doing: str = "", cure: str = "") -> None:
         self.step = step
-        super().__init__(
-            f"There is too little memory for step {step}, also with gradient checkpointing and one image at a time: "
-            "choose a lower resolution, train the U-Net alone, lower the rank, or close what else holds memory."
+        doing = doing or f"for step {step}, also with gradient checkpointing and one image at a time"
+        cure = cure or (
+            "choose a lower resolution, train the U-Net alone, lower the rank, or close what else holds memory"
         )
+        super().__init__(f"There is too little memory {doing}: {cure}.")
 
 
 class LoraFileError(TrainerError):

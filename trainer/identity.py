@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from .samples import Dataset
+from .sdxl import scaled_linear_alpha_bar
 from .settings import TrainSettings
 
 _FORMAT = "mjesec run 1"
@@ -31,6 +32,19 @@ def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[i
     return digest.hexdigest()
 
 
+def schedule_mark(alpha_bar: torch.Tensor, prediction: str) -> str:
+    """What a base's fingerprint is to hold of its noise levels and of what it predicts: nothing for SDXL's own.
+
+    The same weights under another schedule are another model.
+    """
+    usual = scaled_linear_alpha_bar()
+    if prediction == "epsilon" and torch.allclose(alpha_bar, usual, rtol=1e-3, atol=1e-6):
+        return ""
+    # floats of different makers differ in their last bits
+    levels = [f"{level:.3g}" for level in alpha_bar[::10].tolist()]
+    return hashlib.sha256(f"{prediction} {levels}".encode()).hexdigest()[:16]
+
+
 def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
     """SHA-256 over the settings, the dataset's content and the fingerprints of the base.
 
@@ -38,5 +52,9 @@ def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> st
     under another name is the same run.
     """
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
-    text = json.dumps([_FORMAT, fields, dataset.content_hash, base, vae], sort_keys=True, default=str)
+    known = [_FORMAT, fields, dataset.content_hash, base, vae]
+    # only wildcards draw among the further lines of a caption file
+    if settings.captions.wildcards and any(more := [sample.more_captions for sample in dataset.samples]):
+        known.append(more)
+    text = json.dumps(known, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -5,11 +5,13 @@ Imports Pillow when used, not before: a host starts faster that way.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .buckets import Placement, Size
@@ -25,6 +27,18 @@ WHITE = (255, 255, 255)
 _ORIENTATION = 0x0112
 # warnings filters belong to the whole process, so only one thread at a time may change them
 _filters_lock = threading.Lock()
+
+
+def hash_image(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal. Raises ImageError, or OSError where it cannot be read."""
+    # a pipe or a device may carry an image's name, and reading it would wait for ever
+    if not path.is_file():
+        raise ImageError(path, "it is a link to nothing" if path.is_symlink() else "it is not a regular file")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_rgb(

@@ -22,11 +22,15 @@ from .settings import TrainSettings
 
 @dataclass(frozen=True)
 class Base:
-    """The model that is trained on: its name for people, the hashes of its weights for the run's identity."""
+    """The model that is trained on: its name for people, the hashes of its weights for the run's identity.
+
+    file: the checkpoint that it was loaded from; None where nobody knows.
+    """
 
     name: str
     fingerprint: str
     vae_fingerprint: str
+    file: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Journal:
         self._smoothed: float | None = None
         if job.processes.main and job.settings.saving.tensorboard and tensorboard.is_installed():
             name = f"{outputs.lora.stem}-{outputs.folder.name[:8]}"
-            self._events = EventFiles(job.folders.work / "tensorboard" / name)
+            self._events = EventFiles(job.folders.work / "tensorboard" / name, job.say)
             self.log.listeners.append(self._events.hear)
 
     def prepare(self) -> None:
@@ -56,7 +56,7 @@ class Journal:
     def lines(self) -> list[str]:
         """What the report says about TensorBoard."""
         if self._events is not None:
-            return [f"TensorBoard files: {self._events.folder}."]
+            return [] if self._events.failed else [f"TensorBoard files: {self._events.folder}."]
         if self.job.processes.main and self.job.settings.saving.tensorboard:
             return ["No TensorBoard files: the package tensorboard is not installed."]
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ _PLACES = {
     "pretrained_model_name_or_path": "the base comes from the MODEL and CLIP on the wire",
     "vae": "the VAE comes from the wire",
     "v_parameterization": "what the network predicts is a property of the MODEL on the wire",
+    "zero_terminal_snr": "the noise levels are those of the MODEL on the wire (ModelSamplingDiscrete sets zsnr)",
     "no_half_vae": "the VAE runs as ComfyUI was told to run it",
     "train_data_dir": "the images come from the dataset on the wire",
     "reg_data_dir": "Combine Datasets takes regularisation images",
@@ -58,6 +60,7 @@ class Places:
     folders: tuple[ImageFolder, ...]
     output: str
     v_prediction: bool
+    zero_terminal_snr: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _places(parsed: KohyaText) -> Places:
     if parsed.subsets:
         folders = tuple(_folder(subset, extension) for subset in parsed.subsets)
     else:
-        repeats = int(values.get("dataset_repeats") or 1)
+        repeats = _repeats(values, "dataset_repeats")
         named = [(str(values.get(key) or ""), key == "reg_data_dir") for key in ("train_data_dir", "reg_data_dir")]
         folders = tuple(ImageFolder(path, repeats, "", extension, reg) for path, reg in named if path)
     return Places(
@@ -143,7 +146,8 @@ def _places(parsed: KohyaText) -> Places:
         vae=str(values.get("vae") or ""),
         folders=folders,
         output=str(values.get("output_dir") or ""),
-        v_prediction=bool(values.get("v_parameterization")),
+        v_prediction=_is_on(values, "v_parameterization"),
+        zero_terminal_snr=_is_on(values, "zero_terminal_snr"),
     )
 
 
@@ -154,11 +158,24 @@ def _folder(subset: Subset, extension: str) -> ImageFolder:
         raise SettingsError("A subset of the dataset configuration has no image_dir; name its folder of images.")
     return ImageFolder(
         path,
-        int(values.get("num_repeats") or 1),
+        _repeats(values, "num_repeats"),
         str(values.get("class_tokens") or ""),
         str(values.get("caption_extension") or extension),
         bool(values.get("is_reg")),
     )
+
+
+def _is_on(values: Mapping[str, object], name: str) -> bool:
+    return str(values.get(name)).lower() in ("true", "1")
+
+
+def _repeats(values: Mapping[str, object], name: str) -> int:
+    value = values.get(name)
+    if value in (None, ""):
+        return 1
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}", str(value)) or int(str(value)) < 1:
+        raise SettingsError(f"{name} = {value!r} is no whole number of at least 1; correct it.")
+    return int(str(value))
 
 
 def _read_places(keys: Keys, *, in_graph: bool) -> None:

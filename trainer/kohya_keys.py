@@ -35,7 +35,6 @@ NO_EFFECT: dict[str, str] = {
     "blocks_to_swap": _MEMORY,
     "disable_mmap_load_safetensors": _MEMORY,
     "fused_backward_pass": _MEMORY,
-    "torch_compile": _MEMORY,
     "dynamo_backend": _MEMORY,
     "xformers": _ATTENTION,
     "sdpa": _ATTENTION,
@@ -115,7 +114,6 @@ MUST_BE_OFF: dict[str, tuple[tuple[object, ...], str]] = {
     "scale_weight_norms": ((0,), "weights are not scaled down; remove it and lower the learning rate instead"),
     "v_pred_like_loss": ((0,), "the loss has no such part; remove it"),
     "perlin_noise": ((0,), "there is no Perlin noise; remove it or take noise_offset"),
-    "zero_terminal_snr": ((), "the noise levels are the MODEL's own; set them there with ModelSamplingDiscrete"),
     "deepspeed": ((), "DeepSpeed is not used; remove it, accelerate launch works without"),
     **dict.fromkeys(
         (

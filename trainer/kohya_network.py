@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .kohya_values import Keys
 from .options import AdapterSettings, OptimizerSettings
 from .settings import SCHEDULES
@@ -29,6 +31,8 @@ OPTIMIZERS = {
     "prodigy": ("prodigy", 0.0),
     "came": ("came", 0.0),
     "adamwschedulefree": ("schedulefree", 0.0),
+    "radamschedulefree": ("pytorch_optimizer.ScheduleFreeRAdam", 0.0),
+    "sgdschedulefree": ("pytorch_optimizer.ScheduleFreeSGD", 0.0),
     "dadaptation": ("pytorch_optimizer.DAdaptAdam", 0.0),
     "dadaptadam": ("pytorch_optimizer.DAdaptAdam", 0.0),
     "dadaptadagrad": ("pytorch_optimizer.DAdaptAdaGrad", 0.0),
@@ -37,6 +41,20 @@ OPTIMIZERS = {
     "dadaptsgd": ("pytorch_optimizer.DAdaptSGD", 0.0),
     "sgdnesterov": ("torch.optim.SGD", 0.0),
 }
+# arguments of the classes that sd-scripts takes, under the names that this trainer's classes have for them
+_RENAMED = {
+    "decouple": "weight_decouple",
+    "use_bias_correction": "bias_correction",
+    # DAdaptAdan's decay outside of its proximal step
+    "no_prox": "weight_decouple",
+}
+# arguments without counterpart: what they are where they are off, and why another value is refused
+_OFF = {
+    "slice_p": ("1", "Prodigy's estimate is made from whole tensors here"),
+    "fsdp_in_use": ("False", "weights are never spread over several devices here"),
+    "decoupled_weight_decay": ("False", "Lion's weight decay is scaled by the learning rate here"),
+}
+_NO_RESULT = {"log_every": "it only prints", "use_triton": "it changes the speed, not the result"}
 _ITS_OWN = "Adafactor with relative_step sets its own rates; no weight ever sees this"
 
 
@@ -47,11 +65,11 @@ def read_network(keys: Keys, arguments: Arguments) -> Fields:
     adapter: Fields = {"kind": kind, "dropout": keys.number("network_dropout", 0.0)}
     for name in ("rank_dropout", "module_dropout"):
         adapter[name] = _number(keys, arguments, name, 0.0)
-    conv_rank, conv_alpha = int(_number(keys, arguments, "conv_dim", 0)), _number(keys, arguments, "conv_alpha", 1.0)
+    conv_rank, conv_alpha = _whole(keys, arguments, "conv_dim", 0), _number(keys, arguments, "conv_alpha", 1.0)
     if conv_rank:
         adapter |= {"conv_rank": conv_rank, "conv_alpha": conv_alpha}
     if kind == "lokr":
-        adapter["lokr_factor"] = int(_number(keys, arguments, "factor", -1))
+        adapter["lokr_factor"] = _whole(keys, arguments, "factor", -1)
     if kind == "lora":
         adapter["dora"] = arguments.pop("dora_wd", "false").lower() == "true"
     return {
@@ -72,13 +90,24 @@ def _lycoris(keys: Keys, arguments: Arguments) -> str:
     return LYCORIS.get(algorithm, "lora")
 
 
-def _number(keys: Keys, arguments: Arguments, name: str, default: float) -> float:
+def _number(keys: Keys, arguments: Arguments, name: str, default: float, key: str = "network_args") -> float:
     text = arguments.pop(name, "None")
     try:
-        return default if text in ("None", "") else float(text)
+        number = default if text in ("None", "") else float(text)
     except ValueError:
-        keys.refuse("network_args", f"{name}={text} is no number; correct it")
-        return default
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    keys.refuse(key, f"{name}={text} is no number; correct it")
+    return default
+
+
+def _whole(keys: Keys, arguments: Arguments, name: str, default: int) -> int:
+    number = _number(keys, arguments, name, default)
+    if number == int(number):
+        return int(number)
+    keys.refuse("network_args", f"{name}={number:g} is no whole number; correct it")
+    return default
 
 
 def read_optimizer(keys: Keys, network_arguments: Arguments, fields: Fields) -> Fields:
@@ -95,15 +124,33 @@ def read_optimizer(keys: Keys, network_arguments: Arguments, fields: Fields) -> 
     out: Fields = {
         "optimizer": ours,
         "adafactor_relative_step": relative,
-        "weight_decay": float(arguments.pop("weight_decay", decay)),
+        "weight_decay": _number(keys, arguments, "weight_decay", decay, "optimizer_args"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0),
     }
     if name.lower() == "sgdnesterov":
         arguments = {"nesterov": "True", "momentum": "0.9", **arguments}
+    arguments = _translated(keys, ours, arguments)
     options["arguments"] = ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
     out |= _rates(keys, relative, fields, options)
     out |= _schedule(keys, relative, fields, options)
     return out | {"optimizer_options": OptimizerSettings(**options)}  # type: ignore[arg-type]
+
+
+def _translated(keys: Keys, optimizer: str, arguments: Arguments) -> Arguments:
+    """The optimizer's arguments under this trainer's names; those that change nothing are noted."""
+    out: Arguments = {}
+    for name, value in arguments.items():
+        if name in _NO_RESULT:
+            keys.idle[f"optimizer_args {name}"] = _NO_RESULT[name]
+        elif name in _OFF:
+            off, why = _OFF[name]
+            if value.lower() != off.lower():
+                keys.refuse("optimizer_args", f"{name}={value} has no counterpart ({why}); remove it")
+        elif optimizer.startswith(("prodigy", "pytorch_optimizer.")):
+            out[_RENAMED.get(name, name)] = value
+        else:
+            out[name] = value
+    return out
 
 
 def _literal(value: str) -> str:
@@ -170,6 +217,8 @@ def _warmup(keys: Keys, steps: int) -> int:
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         keys.refuse("lr_warmup_steps", "it must be steps, a share below 1 or a percentage")
         return 0
     return int(value * steps) if value < 1 or text.endswith("%") else int(value)

@@ -71,10 +71,10 @@ def _images(keys: Keys, resolution: object) -> Fields:
 
 
 def _buckets(keys: Keys, override: object) -> BucketSettings:
-    sides = override or [int(side) for side in keys.numbers("resolution")]
+    sides = override or _sides(keys)
     if override:
         keys.idle_for("another resolution is given beside the configuration", "resolution")
-    if not sides:
+    if not sides and "resolution" not in keys.refused:
         keys.refuse("resolution", "it is missing; give the side in pixels, such as resolution = 1024")
     resolution = (sides[0], sides[-1]) if sides else (1024, 1024)
     if not keys.flag("enable_bucket"):
@@ -88,12 +88,21 @@ def _buckets(keys: Keys, override: object) -> BucketSettings:
     return BucketSettings(resolution, *sizes, step=step, no_upscale=no_upscale)
 
 
+def _sides(keys: Keys) -> list[int]:
+    sides = keys.numbers("resolution")
+    if len(sides) > 2 or any(side != side or side % 1 for side in sides):
+        keys.refuse("resolution", "it must be one or two whole numbers of pixels")
+        return []
+    return [int(side) for side in sides]
+
+
 def _precision(keys: Keys) -> Fields:
     precision = keys.choice("mixed_precision", "no", ("no", "fp16", "bf16"))
     fp8, fp8_unet = keys.flag("fp8_base"), keys.flag("fp8_base_unet")
     return {
         "precision": "fp32" if precision == "no" else precision,
         "gradient_checkpointing": keys.flag("gradient_checkpointing"),
+        "compile_blocks": keys.flag("torch_compile"),
         "base_storage": "fp8" if fp8 or fp8_unet else "as given",
     }
 
@@ -107,6 +116,8 @@ def _length(keys: Keys, fields: Fields, dataset: Dataset | None, override: objec
         per_epoch = kohya_steps_per_epoch(dataset.split(held_out, fields["seed"])[0], fields)  # type: ignore[arg-type]
     epochs, steps = keys.whole("max_train_epochs", 0), keys.whole("max_train_steps", 1600)
     unknown = "depends on the images; connect the dataset"
+    if epochs < 0:
+        keys.refuse("max_train_epochs", "it must be a whole number of at least 1")
     if override is not None:
         steps = int(override)  # type: ignore[call-overload]
     elif epochs > 0:

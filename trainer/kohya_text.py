@@ -160,7 +160,16 @@ def _flatten(data: Mapping[str, Any]) -> dict[str, object]:
 
 def _subsets(data: Mapping[str, Any]) -> Iterable[Subset]:
     general = data.get("general", {})
-    for dataset in data.get("datasets", ()):
+    if not isinstance(general, dict):
+        raise SettingsError("general is no section; write it as [general] with its keys below it.")
+    for dataset in _tables(data, "datasets"):
         shared = {**general, **{k: v for k, v in dataset.items() if k != "subsets"}}
-        for subset in dataset.get("subsets", ()):
+        for subset in _tables(dataset, "subsets", "datasets."):
             yield Subset({**shared, **subset})
+
+
+def _tables(data: Mapping[str, Any], name: str, within: str = "") -> list[dict[str, Any]]:
+    tables = data.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SettingsError(f"{name} is no list of sections; write each of them as [[{within}{name}]].")
+    return tables

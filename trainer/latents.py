@@ -13,14 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .buckets import Placement
-from .errors import LoraFileError
+from .errors import ImageError, LoraFileError
 from .files import write_atomically
-from .images import apply_placement, load_rgb
+from .images import apply_placement, hash_image, load_rgb
 from .read_ahead import ReadAhead
 from .samples import Sample
 from .settings import TrainSettings
+from .shortage import sentence_for_shortage
 
 _FORMAT = "mjesec latents 1"
+_CURE = "choose a lower resolution, or close what else holds memory"
 
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, "torch.Tensor | None"]]
 """Pixels (1, H, W, 3) float32 in [0, 1] to the posterior's mean and standard deviation, (1, 4, H/8, W/8) unscaled.
@@ -81,7 +83,7 @@ class LatentsCache:
         """Latents of one image, or of its mirror image, from disk or freshly encoded.
 
         Raises:
-            ImageError: the image cannot be read any more.
+            ImageError: the image cannot be read any more, or is another one than when the dataset was made.
         """
         path = self.path(sample, placement, settings, mirrored=mirrored)
         if (held := _read(path, placement)) is not None:
@@ -89,9 +91,11 @@ class LatentsCache:
             return held
         known = self._ahead is not None
         pixels = self._ahead.take((sample, placement)) if known else load_pixels(sample, placement, settings)
+        _check_unchanged(sample)
         if mirrored:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
-        mean, std = self.encode(torch.from_numpy(pixels)[None])
+        with sentence_for_shortage(f"to encode '{Path(sample.path).name}'", _CURE):
+            mean, std = self.encode(torch.from_numpy(pixels)[None])
         mean = _kept(mean)
         latents = Latents(mean, torch.zeros_like(mean) if std is None else _kept(std))
         self.misses += 1
@@ -99,6 +103,16 @@ class LatentsCache:
         with contextlib.suppress(LoraFileError):
             write_atomically(path, lambda scratch: save_file({"mean": latents.mean, "std": latents.std}, scratch))
         return latents
+
+
+def _check_unchanged(sample: Sample) -> None:
+    """Under the old hash, the new picture would be every later run's old one."""
+    try:
+        same = hash_image(Path(sample.path)) == sample.content_hash
+    except OSError as error:
+        raise ImageError(sample.path, f"it cannot be read ({error.strerror})") from error
+    if not same:
+        raise ImageError(sample.path, "it has changed since the dataset was made; queue again to train on it as it is")
 
 
 def load_pixels(sample: Sample, placement: Placement, settings: TrainSettings) -> np.ndarray:

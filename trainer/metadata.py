@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from .data import Example
 from .optimizer_names import class_name
 from .options import AdapterSettings
-from .samples import Dataset
+from .samples import Dataset, printable
 from .settings import TrainSettings
 
 RUN_KEY = "mjesec_run"
@@ -32,6 +34,7 @@ class RunFacts:
     epochs: int
     steps_per_epoch: int
     prediction: str
+    base_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 def lora_metadata(
@@ -99,9 +102,11 @@ def lora_metadata(
         "ss_min_bucket_reso": str(settings.buckets.min_size),
         "ss_max_bucket_reso": str(settings.buckets.max_size),
         "ss_bucket_info": json.dumps(_bucket_info(examples)),
-        "ss_dataset_dirs": json.dumps({"images": {"n_repeats": 1, "img_count": dataset.num_images}}),
-        "ss_tag_frequency": json.dumps({"images": _tag_frequency(dataset)}, ensure_ascii=False),
+        "ss_dataset_dirs": json.dumps(_folders(dataset, regularisation=False), ensure_ascii=False),
+        "ss_reg_dataset_dirs": json.dumps(_folders(dataset, regularisation=True), ensure_ascii=False),
+        "ss_tag_frequency": json.dumps(_tag_frequency(dataset), ensure_ascii=False),
         "ss_sd_model_name": facts.base_name,
+        **facts.base_hashes,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
@@ -149,8 +154,36 @@ def _bucket_info(examples: tuple[Example, ...]) -> dict[str, object]:
     return {"buckets": buckets}
 
 
-def _tag_frequency(dataset: Dataset) -> dict[str, int]:
-    counts: Counter[str] = Counter()
+def _folders(dataset: Dataset, *, regularisation: bool) -> dict[str, dict[str, int]]:
+    """Repeats and number of the images of each folder that holds some."""
+    out: dict[str, dict[str, int]] = {}
+    names = _folder_names(dataset)
     for sample in dataset.samples:
-        counts.update(tag for part in sample.caption.split(",") if (tag := part.strip()))
-    return dict(counts.most_common())
+        if sample.regularisation == regularisation:
+            known = out.setdefault(names[os.path.dirname(sample.path)], {"n_repeats": sample.repeats, "img_count": 0})
+            known["img_count"] += 1
+    return out
+
+
+def _folder_names(dataset: Dataset) -> dict[str, str]:
+    """Each folder's own name, never the way to it; of two of the same name the second is ``name (2)``, as kohya's."""
+    out: dict[str, str] = {}
+    for sample in dataset.samples:
+        if (folder := os.path.dirname(sample.path)) in out:
+            continue
+        plain = printable(os.path.basename(folder)) or "images"
+        number, name = 2, plain
+        while name in out.values():
+            number, name = number + 1, f"{plain} ({number})"
+        out[folder] = name
+    return out
+
+
+def _tag_frequency(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """In how many captions of each folder each tag stands, in lower case as kohya counts them."""
+    names = _folder_names(dataset)
+    counts: dict[str, Counter[str]] = {}
+    for sample in dataset.samples:
+        tags = (tag for part in sample.caption.split(",") if (tag := part.strip().lower()))
+        counts.setdefault(names[os.path.dirname(sample.path)], Counter()).update(tags)
+    return {folder: dict(counted.most_common()) for folder, counted in counts.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from difflib import get_close_matches
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -17,6 +18,10 @@ from .optimizer_names import class_name
 from .settings import TrainSettings
 
 _PACKAGES = {"pytorch_optimizer": "pytorch-optimizer", "bitsandbytes": "bitsandbytes"}
+# what every run gives by itself
+_GIVEN = ("self", "params", "lr")
+# bitsandbytes keeps smaller tensors in fp32
+_PROBE_SIDE = 64
 UP = " up"
 
 
@@ -71,9 +76,43 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.O
     Raises:
         SettingsError: it is not installed, or does not take the arguments given.
     """
-    groups = parameter_groups(adapters, settings)
+    return _built(parameter_groups(adapters, settings), settings)
+
+
+def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
+    """Let the settings' optimizer take two steps on one small weight, before anything costs time.
+
+    Raises:
+        SettingsError: it is not installed, does not take the arguments given, or steps in another way than a training
+            loop does (with a closure, on a whole model, on sparse gradients).
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # one group in all: some optimizers refuse several rates, and the settings have judged those
+        weight = nn.Parameter(torch.full((_PROBE_SIDE, _PROBE_SIDE), 0.01, device=device))
+        try:
+            optimizer = _built([{"params": [weight], "lr": max(settings.rates), "name": "unet"}], settings)
+            if hasattr(optimizer, "train"):
+                optimizer.train()
+            for _ in range(2):
+                weight.grad = torch.full_like(weight, 0.01)
+                optimizer.step()
+        except SettingsError:
+            raise
+        except Exception as error:
+            raise _unusable(settings, error) from error
+
+
+def _unusable(settings: TrainSettings, error: Exception) -> SettingsError:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return SettingsError(
+        f"The optimizer '{settings.optimizer}' cannot be used here: not even a step on one small weight works ({why}); "
+        "choose another one, such as adamw."
+    )
+
+
+def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.optim.Optimizer:
     found = optimizer_class(settings.optimizer)
-    arguments: dict[str, object] = {"lr": max(group["lr"] for group in groups)}
+    arguments: dict[str, object] = {"lr": max(group["lr"] for group in groups)}  # type: ignore[type-var]
     if "weight_decay" in inspect.signature(found).parameters:
         arguments["weight_decay"] = settings.weight_decay
     if settings.optimizer == "adamw":
@@ -85,14 +124,35 @@ def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.O
             arguments["lr"] = None
             for group in groups:
                 group["lr"] = None
-    arguments |= parse_arguments(settings.optimizer_options.arguments)
+    arguments |= _own_arguments(found, settings)
     try:
         return found(groups, **arguments)
     except (TypeError, ValueError, NotImplementedError) as error:
+        text = settings.optimizer_options.arguments
+        if not text:
+            raise _unusable(settings, error) from error
         raise SettingsError(
-            f"{found.__name__} does not take the arguments '{settings.optimizer_options.arguments}' ({error}); "
-            "correct them or leave them empty."
+            f"{found.__name__} does not take the arguments '{text}' ({error}); correct them or leave them empty."
         ) from error
+
+
+def _own_arguments(found: type[torch.optim.Optimizer], settings: TrainSettings) -> dict[str, object]:
+    """The settings' arguments, each of which the class must name: many take any others and never look at them.
+
+    Raises:
+        SettingsError: an argument that the class does not name.
+    """
+    given = parse_arguments(settings.optimizer_options.arguments)
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    known = [name for name, one in inspect.signature(found).parameters.items() if one.kind not in kinds]
+    known = [name for name in known if name not in _GIVEN]
+    if "lr" in given:
+        raise SettingsError("The argument 'lr' has no effect: the learning rates of the settings count; remove it.")
+    if wrong := next((name for name in given if name not in known), None):
+        near = [name for name in known if wrong in name or name in wrong] or get_close_matches(wrong, known, 1, 0.75)
+        cure = f"write {near[0]} if that is meant" if near else f"it takes {', '.join(known)}"
+        raise SettingsError(f"{found.__name__} has no argument '{wrong}'; {cure}, or remove it.")
+    return given
 
 
 def make_schedule(

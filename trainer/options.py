@@ -196,7 +196,7 @@ class CaptionSettings:
         the tags before it stay instead.
     dropout: share of steps in which an image is seen without words. tag_dropout: share of tags that are left out.
     dropout_every_epochs: every n-th epoch is without words; 0 is off.
-    wildcards: draws one of ``{a|b|c}``.
+    wildcards: draws one of ``{a|b|c}`` and one of the lines of a caption file; ``{{`` and ``}}`` are braces.
     trigger: words put before every caption; they are neither shuffled nor dropped with the tags.
     tokens: 75, or 150 or 225 for long captions in two or three pieces of 75.
     long_captions: ``comfyui`` encodes and concatenates whole pieces as the host does, ``kohya`` drops the inner starts

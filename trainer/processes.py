@@ -7,14 +7,18 @@ result is that of one process, up to the order in which numbers are added.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
+from .errors import TrainerError
 from .samples import Dataset
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,51 @@ class Processes:
         total = value.clone()
         distributed.all_reduce(total)
         return total
+
+    def from_main(self, make: Callable[[], Value]) -> Value:
+        """What ``make`` gives in the main process, which alone calls it: the disks of several machines differ.
+
+        Raises:
+            TrainerError: in every process, what it raised in the main one.
+        """
+        if self.count == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.main:
+            try:
+                box[0] = make()
+            except TrainerError as error:
+                box[1] = error
+        distributed.broadcast_object_list(box, device=self._device)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def tensors_from_main(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The main process's tensors, on the CPU; what the others give is not looked at."""
+        if self.count == 1:
+            return dict(tensors)
+        shapes = self.from_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+        out = {}
+        for name, (shape, dtype) in shapes.items():
+            own = tensors[name] if self.main else torch.empty(shape, dtype=dtype)
+            sent = own.to(self._device)
+            distributed.broadcast(sent, 0)
+            out[name] = sent.cpu()
+        return out
+
+    def from_all(self, value: Value) -> list[Value]:
+        """Everybody's ``value``, in the order of the ranks."""
+        if self.count == 1:
+            return [value]
+        out: list[Any] = [None] * self.count
+        distributed.all_gather_object(out, value)
+        return out
+
+    @property
+    def _device(self) -> torch.device:
+        """Where messages must lie: NCCL sends from GPUs alone."""
+        return torch.device(self.name if self.name and distributed.get_backend() == "nccl" else "cpu")
 
     def wait(self) -> None:
         """Go on when every process has come here."""

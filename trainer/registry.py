@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -136,8 +137,10 @@ class Runs:
     def _folders(self) -> list[Path]:
         logs = []
         for path in self._folder().glob(f"*/{LOG_NAME}"):
-            if _ID.fullmatch(path.parent.name):
-                logs.append((path.stat().st_mtime, path.parent))
+            # a folder may be deleted while this looks at it
+            with contextlib.suppress(OSError):
+                if _ID.fullmatch(path.parent.name):
+                    logs.append((path.stat().st_mtime, path.parent))
         return [folder for _, folder in sorted(logs, reverse=True)[:_MOST_LISTED]]
 
     def _log(self, run: str) -> Path:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .errors import BrokenImages
+from .errors import BrokenImages, DatasetError
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
-from .outputs import find_place, stored_losses, stored_validation
+from .optim import check_optimizer
+from .outputs import Place, find_place, stored_losses, stored_validation
+from .packed import check_storage
 from .session import Session
 
 __all__ = ["Base", "Folders", "Job", "Result", "Watcher", "train"]
@@ -34,12 +36,25 @@ def train(job: Job) -> Result:
 
 def _train(job: Job) -> Result:
     run = run_id(job.settings, job.dataset, job.base.fingerprint, job.base.vae_fingerprint)
-    place = find_place(job.settings.output_name, run, job.folders.loras, job.folders.work)
-    path = place.outputs.lora
-    if place.finished:
-        job.say(f"{path.name} holds this very run already; it is used as it is.")
-        report, validation = "\n".join(job.lines), stored_validation(path)
-        return Result(path, stored_losses(path), report, reused=True, validation=validation)
+    if len(set(job.processes.from_all(run))) > 1:
+        raise DatasetError(
+            "The processes see different images, settings or base weights; give every machine the same files."
+        )
+    place, done = job.processes.from_main(lambda: _looked_up(job, run))
+    if done is not None:
+        job.say(f"{done.path.name} holds this very run already; it is used as it is.")
+        return replace(done, report="\n".join(job.lines))
+    check_storage(job.settings.base_storage)
+    check_optimizer(job.settings, job.device)
     if place.taken:
-        job.say(f"{place.taken} is of another run, so this one becomes {path.name}.")
+        job.say(f"{place.taken} is of another run, so this one becomes {place.outputs.lora.name}.")
     return Session(job, run, place.outputs).train()
+
+
+def _looked_up(job: Job, run: str) -> tuple[Place, Result | None]:
+    """The run's place, and what came of it where it is finished."""
+    place = find_place(job.settings.output_name, run, job.folders.loras, job.folders.work)
+    if not place.finished:
+        return place, None
+    path = place.outputs.lora
+    return place, Result(path, stored_losses(path), "", reused=True, validation=stored_validation(path))

@@ -11,6 +11,7 @@ end         state (``finished``, ``stopped`` or ``failed``), message, and for a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -59,7 +60,9 @@ class RunLog:
             except OSError:
                 self.close()
         for listener in self.listeners:
-            listener(record)
+            # whoever writes elsewhere meets full disks too
+            with contextlib.suppress(OSError):
+                listener(record)
 
     def end(self, state: str, message: str, file: str = "") -> None:
         """The last record of a run, at the step where it stands."""

@@ -21,6 +21,7 @@ class Sample:
     content_hash: SHA-256 (hexadecimal) of the file's bytes, so that an edited image is another sample.
     mask_hash: the same of its mask's file, empty without one. regularisation: it is no example of what is to be
     learnt but of what is to stay, and its loss counts by the settings' prior weight.
+    more_captions: further lines of its caption file, among which wildcards draw too.
     """
 
     path: str
@@ -31,6 +32,12 @@ class Sample:
     content_hash: str
     mask_hash: str = ""
     regularisation: bool = False
+    more_captions: tuple[str, ...] = ()
+
+    @property
+    def all_captions(self) -> tuple[str, ...]:
+        """Every line of the caption file that is not empty."""
+        return tuple(filter(None, (self.caption, *self.more_captions)))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,17 @@ def scaled_linear_alpha_bar(beta_start: float = 0.00085, beta_end: float = 0.012
     return torch.cumprod(1 - betas, dim=0).float()
 
 
+def zero_terminal(alpha_bar: torch.Tensor) -> torch.Tensor:
+    """The same levels rescaled until the last is nearly pure noise (Lin et al., 2024, algorithm 1), as the host does.
+
+    Its ᾱ is left a little above 0, so that no SNR is 0.
+    """
+    root = alpha_bar.double().sqrt()
+    rescaled = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+    rescaled[-1] = 4.8973451890853435e-08
+    return rescaled.float()
+
+
 def unet_config(state: StateDict, head_channels: int = 64) -> dict[str, object]:
     """Arguments of diffusers' U-Net for weights in SDXL's original names (without prefix).
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from .adapter import add_adapters
+from .base_hashes import BaseHashes
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
-from .errors import BrokenImages, DatasetError
+from .errors import BrokenImages, DatasetError, ImageError
 from .job import Job, Result
 from .journal import Journal
 from .latents import LatentsCache
@@ -22,10 +23,22 @@ from .loop import Step, Trainer
 from .memory import choose_profile, is_out_of_memory, release_text_encoders, retreat, spare
 from .outputs import Outputs
 from .previews import Previews
+from .processes import Processes
 from .samples import Dataset
 from .settings import TrainSettings
+from .shortage import sentence_for_shortage
 from .summary import plan_lines, result_lines
 from .validate import Validator
+
+# what is done, and what helps where it finds no memory
+_BUILDING = (
+    "to make the networks of the run",
+    "train in bf16, train the U-Net alone, lower the rank, or close what else holds memory",
+)
+_MEASURING = (
+    "to measure the held-out loss",
+    "choose a lower resolution or batch_size, hold no images out, or close what else holds memory",
+)
 
 
 class _Leave(BaseException):  # noqa: N818 - no error: the way out of the loop
@@ -44,6 +57,7 @@ class Session:
         self.journal = Journal(job, outputs)
         self.log = self.journal.log
         self.previews = Previews(job, outputs, self.log)
+        self.hashes = BaseHashes(job.base.file, job.folders.work / "hashes")
         self.files = Checkpoints(
             run,
             outputs,
@@ -53,6 +67,7 @@ class Session:
             job.watcher.say,
             keepsakes=job.keepsakes,
             writes=job.processes.main,
+            base_hashes=self.hashes.get,
         )
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
@@ -61,6 +76,7 @@ class Session:
     def train(self) -> Result:
         if self.job.processes.main:
             self.outputs.remove_scratch()
+            self.hashes.begin()
         self.journal.prepare()
         try:
             self._examples, self._held_out = self._prepare()
@@ -74,6 +90,7 @@ class Session:
             self.log.end("failed" if isinstance(error, Exception) else "stopped", str(error) or "Interrupted.")
             raise
         finally:
+            self.hashes.end()
             self.journal.close()
 
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -95,18 +112,26 @@ class Session:
         def on_item(done: int, of: int) -> None:
             job.watcher.stage("encoding images", done, of)
 
-        if job.processes.count > 1:
-            # each process encodes its share, and then all find everything on disk
-            with contextlib.suppress(BrokenImages):
-                prepare(job.processes.share_of(dataset), settings, cache, job.tokenize, on_item)
-            job.processes.wait()
-        return prepare(dataset, settings, cache, job.tokenize, on_item)
+        if job.processes.count == 1:
+            return prepare(dataset, settings, cache, job.tokenize, on_item)
+        # each process encodes its share, and then all find everything on disk, or encode the rest on disks of their own
+        with contextlib.suppress(BrokenImages):
+            prepare(job.processes.share_of(dataset), settings, cache, job.tokenize, on_item)
+        job.processes.wait()
+        examples, broken = (), frozenset[str]()
+        try:
+            examples = prepare(dataset, settings, cache, job.tokenize, on_item)
+        except BrokenImages as error:
+            broken = error.paths
+        _check_all_read(job.processes, dataset, broken)
+        return examples
 
     def _train(self) -> Result:
         trainer = self._trainer()
         self._begin(trainer)
         validator = Validator(self._examples, self._held_out, self.files, self.log, self.job.watcher.stage)
-        validator.base(trainer)
+        with sentence_for_shortage(*_MEASURING):
+            validator.base(trainer)
         while (reason := self._run(trainer, validator)) in ("paused", "samples"):
             # the state on disk is all that is kept: networks, optimizer and activations are lent back
             step, lora = trainer.progress.step, self.previews.lora(trainer) if reason == "samples" else {}
@@ -120,7 +145,8 @@ class Session:
         if reason == "stopped":
             return self._stopped(trainer, validator)
         with self.files.nothing_lost(trainer):
-            validator.after(trainer, last=True)
+            with sentence_for_shortage(*_MEASURING):
+                validator.after(trainer, last=True)
             self.files.save_lora(trainer, self.outputs.lora)
             self.files.forget_state()
         # whoever is first to end would take the others' connection away
@@ -129,19 +155,20 @@ class Session:
 
     def _trainer(self) -> Trainer:
         """Networks, adapters and optimizer as of the saved state, or as of the beginning."""
-        parts = self.job.parts()
-        adapters = add_adapters(parts, self.settings)
-        trainer = Trainer(
-            parts,
-            adapters,
-            self._examples,
-            self.settings,
-            self.job.device,
-            self.job.tokenize,
-            self.job.processes,
-        )
-        self._spare_memory(trainer)
-        self.files.load(trainer)
+        with sentence_for_shortage(*_BUILDING):
+            parts = self.job.parts()
+            adapters = add_adapters(parts, self.settings)
+            trainer = Trainer(
+                parts,
+                adapters,
+                self._examples,
+                self.settings,
+                self.job.device,
+                self.job.tokenize,
+                self.job.processes,
+            )
+            self._spare_memory(trainer)
+            self.files.load(trainer)
         return trainer
 
     def _spare_memory(self, trainer: Trainer) -> None:
@@ -188,11 +215,12 @@ class Session:
             self.journal.step(step)
             wanted = control.take_save()
             self.files.loras_after(trainer, step, wanted=wanted)
-            validator.after(trainer)
+            with sentence_for_shortage(*_MEASURING):
+                validator.after(trainer)
             # last, so that a run goes on after everything that this step had to do
             self.files.state_after(trainer, wanted=wanted)
             self.job.watcher.step(step)
-            enough = validator.enough(trainer)
+            enough = self._enough(trainer, validator)
             # a run that has taken its last step has nothing left to pause or to stop
             if step.step < step.steps and (enough or control.stopping or control.paused):
                 raise _Leave("enough" if enough else "stopped" if control.stopping else "paused")
@@ -204,8 +232,9 @@ class Session:
         with self.files.nothing_lost(trainer):
             try:
                 # a cancel may have come before this could be measured
-                validator.after(trainer)
-                if validator.enough(trainer):
+                with sentence_for_shortage(*_MEASURING):
+                    validator.after(trainer)
+                if self._enough(trainer, validator):
                     return "enough"
                 # a run that was told to stop before its first step still takes that one: there must be a LoRA
                 if not (control.stopping and trainer.progress.step):
@@ -214,6 +243,12 @@ class Session:
                 self.files.save_state(trainer)
                 return leave.reason
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
+
+    def _enough(self, trainer: Trainer, validator: Validator) -> bool:
+        if not self.settings.validation.patience:
+            return False
+        # unlike devices round unlike, and all must leave the loop together
+        return self.job.processes.from_main(lambda: validator.enough(trainer))
 
     def _wait(self, step: int) -> None:
         self.log.write("paused", step)
@@ -263,6 +298,18 @@ class Session:
             stopped=stopped,
             validation=tuple((validation.step, validation.loss) for validation in progress.validations),
         )
+
+
+def _check_all_read(processes: Processes, dataset: Dataset, broken: frozenset[str]) -> None:
+    """What one process cannot read is left out by all of them.
+
+    Raises:
+        BrokenImages: in every process, the images that any of them cannot read.
+    """
+    places = {place for place, sample in enumerate(dataset.samples) if sample.path in broken}
+    if everywhere := set().union(*processes.from_all(places)):
+        reason = "it cannot be read, here or on another machine"
+        raise BrokenImages([ImageError(dataset.samples[place].path, reason) for place in sorted(everywhere)])
 
 
 def _split(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]:

@@ -32,7 +32,7 @@ PRECISIONS = ("bf16", "fp16", "fp32")
 PROFILES = ("auto", "fast", "low")
 PARTS = ("unet", "unet+text")
 LATENTS = ("sample_once", "resample")
-STORAGES = ("as given", "fp8")
+STORAGES = ("as given", "fp8", "int8", "nf4")
 CROPS = ("true", "kohya")
 MAX_SEED = 2**63 - 1
 _NAME = re.compile(r"[^\x00-\x1f<>:\"/\\|?*]{1,120}")
@@ -49,7 +49,8 @@ class TrainSettings:
     unet_lr, text_lr: learning rates of the two groups. Adafactor with ``adafactor_relative_step`` ignores both.
     train: ``unet`` or ``unet+text`` (both text encoders).
     latents: ``resample`` draws the VAE's posterior anew at every step, ``sample_once`` once for good (kohya).
-    base_storage: ``fp8`` keeps the frozen weights of adapted layers in float8_e4m3fn, rounded: half of bf16's memory.
+    base_storage: ``fp8`` and ``int8`` keep the frozen weights of the U-Net's layers and of adapted ones in half of
+        bf16's memory, ``nf4`` in little more than a quarter (with bitsandbytes), rounded.
     told_crop: ``true`` tells SDXL the crop that was made, ``kohya`` what kohya tells it.
     precision: autocast of forward and backward; adapters, gradients and optimizer state are always fp32.
     max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.

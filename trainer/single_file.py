@@ -15,12 +15,14 @@ from transformers import CLIPTokenizer
 from .checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, transformers_state
 from .errors import ModelError
 from .latents import Encode
+from .memory import is_out_of_memory
 from .precision import DTYPES
-from .sdxl import Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
+from .sdxl import Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar, zero_terminal
 from .vae_names import vae_config, vae_encoder_state
 
 State = dict[str, torch.Tensor]
 HEAD_CHANNELS = 64
+_TILE = 512
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
@@ -53,6 +55,24 @@ class SingleFile:
         prefixed = {n[len(VAE_PREFIX) :]: t for n, t in state.items() if n.startswith(VAE_PREFIX)}
         return vae_encoder_state(prefixed or state)
 
+    def prediction(self, *, v_prediction: bool = False) -> str:
+        """``epsilon`` or ``v_prediction``, by the checkpoint's own mark or by what the user says of it.
+
+        Raises:
+            ModelError: the checkpoint says that it predicts something else.
+        """
+        names = read_names(self.path)
+        if wrong := sorted(names & {"edm_mean", "edm_vpred.sigma_max"}):
+            raise ModelError(
+                f"'{self.path.name}' is an EDM model ('{wrong[0]}'), which cannot be trained; choose another one."
+            )
+        return "v_prediction" if v_prediction or "v_pred" in names else "epsilon"
+
+    def alpha_bar(self, *, zero_terminal_snr: bool = False) -> torch.Tensor:
+        """The noise levels, (1000,) float32: with zero terminal SNR by the checkpoint's own mark, or if asked for."""
+        usual = scaled_linear_alpha_bar()
+        return zero_terminal(usual) if zero_terminal_snr or "ztsnr" in read_names(self.path) else usual
+
     def _part(self, prefix: str, what: str) -> State:
         state = read_part(self.path, prefix)
         if not state:
@@ -76,6 +96,15 @@ def read_part(path: Path, prefix: str) -> State:
         raise ModelError(f"'{path}' is not a readable safetensors file; name SDXL's checkpoint.") from error
 
 
+def read_names(path: Path) -> set[str]:
+    """The names of a safetensors file's tensors. Raises ModelError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except Exception as error:
+        raise ModelError(f"'{path}' is not a readable safetensors file; name SDXL's checkpoint.") from error
+
+
 def build_parts(
     unet: State,
     te1: State,
@@ -83,7 +112,8 @@ def build_parts(
     precision: str,
     device: torch.device,
     *,
-    v_prediction: bool = False,
+    prediction: str = "epsilon",
+    alpha_bar: torch.Tensor | None = None,
     head_channels: int = HEAD_CHANNELS,
 ) -> Parts:
     """The networks of a run on the device, in a dtype in which autocast to ``precision`` computes."""
@@ -98,8 +128,8 @@ def build_parts(
         unet=build_unet(fit(unet), head_channels),
         te1=build_text_encoder(fit(te1), projection=False, heads=heads(te1)),
         te2=build_text_encoder(fit(te2), projection=True, heads=heads(te2)),
-        alpha_bar=scaled_linear_alpha_bar(),
-        prediction="v_prediction" if v_prediction else "epsilon",
+        alpha_bar=scaled_linear_alpha_bar() if alpha_bar is None else alpha_bar,
+        prediction=prediction,
     )
 
 
@@ -118,9 +148,25 @@ def make_encoder(state: State, device: torch.device, groups: int | None = None) 
     vae.load_state_dict({name: tensor.to(device, torch.float32) for name, tensor in state.items()}, assign=True)
     vae.requires_grad_(False).eval()
 
+    # of a side that the smallest GPUs encode whole
+    vae.tile_sample_min_size, vae.tile_latent_min_size = _TILE, _TILE // 8
+
     @torch.no_grad()
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        posterior = vae.encode(pixels.to(device).movedim(-1, 1) * 2 - 1).latent_dist
+        inputs = pixels.to(device).movedim(-1, 1) * 2 - 1
+        try:
+            posterior = vae.encode(inputs).latent_dist
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            posterior = None
+        if posterior is None:
+            # outside of the handler, whose traceback holds what the failed attempt had computed
+            vae.enable_tiling()
+            try:
+                posterior = vae.encode(inputs).latent_dist
+            finally:
+                vae.disable_tiling()
         return posterior.mean, posterior.std
 
     return encode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,6 +16,7 @@ from .files import write_atomically
 from .loop import Progress, Trainer
 from .tree import flatten, restore
 
+_CURE = "delete it and the run starts anew."
 _NEEDED = {"step", "skipped", "losses", "validations", "optimizer", "schedule", "scaler"}
 
 
@@ -46,22 +48,25 @@ def save_state(path: Path, trainer: Trainer, run: str) -> None:
 def load_state(path: Path, trainer: Trainer, run: str) -> bool:
     """Put a saved state into a fresh trainer of the same run; False where there is none.
 
+    Of several processes the main one reads, and all get what it read.
+
     Raises:
         LoraFileError: the file is damaged or of another run.
     """
-    if not path.exists():
+    processes, read = trainer.processes, {}
+
+    def facts_in_file() -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        facts, tensors = _read(path, run)
+        read.update(tensors)
+        return facts
+
+    if (facts := processes.from_main(facts_in_file)) is None:
         return False
-    cure = "delete it and the run starts anew."
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["mjesec"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except Exception as error:
-        raise LoraFileError(f"The saved state '{path}' is damaged; {cure}") from error
-    if facts.get("run") != run:
-        raise LoraFileError(f"The saved state '{path}' is of another run; {cure}")
+    tensors = processes.tensors_from_main(read)
     if not _fits(trainer, tensors, facts):
-        raise LoraFileError(f"The saved state '{path}' is damaged; {cure}")
+        raise _damaged(path)
     with torch.no_grad():
         for name, weight in trainer.adapters.tensors().items():
             weight.copy_(tensors[f"adapter.{name}"])
@@ -77,6 +82,23 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
     validations = [validation_of(plain) for plain in facts["validations"]]
     trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"], validations)
     return True
+
+
+def _read(path: Path, run: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What is in a state's file beside its tensors, and these."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["mjesec"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:
+        raise _damaged(path) from error
+    if facts.get("run") != run:
+        raise LoraFileError(f"The saved state '{path}' is of another run; {_CURE}")
+    return facts, tensors
+
+
+def _damaged(path: Path) -> LoraFileError:
+    return LoraFileError(f"The saved state '{path}' is damaged; {_CURE}")
 
 
 def _fits(trainer: Trainer, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> bool:

@@ -38,6 +38,7 @@ load("pack", ROOT)
 
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
+from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer  # noqa: E402
 
 host: Any = importlib.import_module("pack.nodes.host")
 adapter: Any = importlib.import_module("pack.trainer.adapter")
@@ -140,15 +141,27 @@ OTHERS: dict[str, Any] = {
     "optimizer_class": "torch.optim.SGD", "arguments": "eps=1e-6", "step_rules": "1:10,0.1", "keep_separator": "@@",
     "separator": ";", "trigger": "mjesec", "background": "#102030", "more_resolutions": "512, 768",
     "skip_blocks": "mid, IN04", "include": "attn1", "exclude": "ff",
+    # what the settings say already is no other value
+    "buckets": "off", "bucket_upscale": "on", "bucket_step": 32, "bucket_min": 512, "bucket_max": 4096,
+    "latents": "sample_once", "told_crop": "kohya", "relative_step": "on", "output_name": "another",
+    "precision": "fp16",
 }  # fmt: skip
+# what a widget needs beside it to mean something
+BESIDE: dict[str, dict[str, Any]] = {
+    "relative_step": {"optimizer_class": "adafactor"},
+    "patience": {"validate_every": 5},
+}  # fmt: skip
+# of two nodes that make settings, and of the options nodes, which change them
+MAKERS = ("TrainingSettings", "ThesisSettings")
+MODULES = ("settings", "options", "adapter_options", "data_options", "checkpoint_options", "memory_options")
 
 
 def another(widget: Any) -> Any:
     """A value that is not the widget's default."""
-    if (options := getattr(widget, "options", None)) is not None:
-        return next(option for option in options if option != widget.default)
     if widget.id in OTHERS:
         return OTHERS[widget.id]
+    if (options := getattr(widget, "options", None)) is not None:
+        return next(option for option in options if option != widget.default)
     if isinstance(widget.default, bool):
         return not widget.default
     step = widget.step or 1
@@ -156,23 +169,63 @@ def another(widget: Any) -> Any:
 
 
 def ignored_widgets() -> list[str]:
-    """Widgets of the options nodes that change nothing in the settings."""
+    """Widgets that change nothing in the settings of the nodes that make them or change them."""
     found = []
-    for name in ("options", "adapter_options", "data_options"):
+    for name in MODULES:
         for kind in importlib.import_module(f"pack.nodes.{name}").NODES:
-            widgets = [widget for widget in kind.define_schema().inputs if widget.id != "settings"]
-            usual = {widget.id: widget.default for widget in widgets}
-            before = kind.execute(settings=settings_of(), **usual).result[0]
-            if before != settings_of():
-                found.append(f"{kind.__name__}: its defaults are not those of the settings")
-            for widget in widgets:
-                after = kind.execute(settings=settings_of(), **{**usual, widget.id: another(widget)}).result[0]
-                if after == before:
-                    found.append(f"{kind.__name__}.{widget.id}")
+            found += ignored_by(kind)
     return found
+
+
+def ignored_by(kind: Any) -> list[str]:
+    makes = kind.__name__ in MAKERS
+    widgets = [widget for widget in kind.define_schema().inputs if widget.id != "settings"]
+    # with images held out, so that measurements mean something
+    given = {} if makes else {"settings": settings_of(validation_images=2)}
+    usual = {widget.id: widget.default for widget in widgets}
+    before = kind.execute(**given, **usual).result[0]
+    found = []
+    if not makes and before != given["settings"]:
+        found.append(f"{kind.__name__}: its defaults are not those of the settings")
+    if kind.__name__ == "TrainingSettings" and before != settings_of():
+        found.append("TrainingSettings: its defaults are not those of the settings")
+    for widget in widgets:
+        values = {**usual, **BESIDE.get(widget.id, {})}
+        plain = kind.execute(**given, **values).result[0]
+        if kind.execute(**given, **{**values, widget.id: another(widget)}).result[0] == plain:
+            found.append(f"{kind.__name__}.{widget.id}")
+    return found
+
+
+class Narrow(torch.nn.Module):
+    """An autoencoder that averages, with the posterior of the host's own kind, and memory for 512 × 512 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regularization = DiagonalGaussianRegularizer()
+
+    def encode(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        if x.shape[-2] * x.shape[-1] > 512 * 512:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        moments = torch.nn.functional.avg_pool2d(x.float(), 8).mean(1, keepdim=True).repeat(1, 8, 1, 1)
+        return self.regularization(moments)[0]
+
+
+def tiles(vae: Any) -> dict[str, Any]:
+    """What the host's encoder gives for an image that only fits in tiles."""
+    own, vae.first_stage_model = vae.first_stage_model, Narrow()
+    try:
+        mean, std = host.encoder(vae)(torch.full((1, 640, 576, 3), 0.75))
+    finally:
+        vae.first_stage_model = own
+    seen = [list(mean.shape), list(std.shape), vae.latent_channels]
+    # the host's taesd takes pixels from 0 to 1, its other autoencoders from -1 to 1
+    given = vae.process_input(torch.tensor(0.75)).item()
+    return {"shapes": seen, "given": given, "mean": mean.aminmax()[:], "std": std.aminmax()[:]}
 
 
 loaded = comfy.sd.load_checkpoint_guess_config(str(ROOT / "demo" / "tiny_sdxl.safetensors"))
 with torch.inference_mode(False):
     kinds = {name: measure(kind, loaded[0], loaded[1]) for name, kind in KINDS.items()}
-    print(json.dumps({"kinds": kinds, "ignored widgets": ignored_widgets()}))
+    found = {"kinds": kinds, "ignored widgets": ignored_widgets(), "tiles": tiles(loaded[2])}
+    print(json.dumps(found, default=float))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -52,5 +53,13 @@ def test_convolutions_and_blocks_change_how_many_layers_are_adapted(found: dict[
     assert set(found["kinds"]) == set(KINDS)
 
 
-def test_every_widget_of_the_options_nodes_reaches_the_settings(found: dict[str, Any]) -> None:
+def test_an_image_that_finds_no_memory_keeps_its_posterior_in_the_hosts_tiles(found: dict[str, Any]) -> None:
+    tiles = found["tiles"]
+    # mean and deviation of four channels each, and the host's VAE as it was
+    assert tiles["shapes"] == [[1, 4, 80, 72], [1, 4, 80, 72], 4]
+    assert tiles["mean"] == pytest.approx([tiles["given"]] * 2, rel=1e-2)
+    assert tiles["std"] == pytest.approx([math.exp(0.5 * tiles["given"])] * 2, rel=1e-2)
+
+
+def test_every_widget_of_the_settings_nodes_reaches_the_settings(found: dict[str, Any]) -> None:
     assert found["ignored widgets"] == []

@@ -12,7 +12,7 @@ import torch
 from host_graphs import Graph, node, picture, sweep, training
 from host_server import Host
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import dev
 
@@ -91,6 +91,26 @@ def png(side: int, mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.radial_gradient("L").resize((side, side)).convert(mode).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("sampling", ["x0", "lcm"])
+def test_a_model_that_predicts_something_else_is_refused(host: Host, sampling: str) -> None:
+    graph = training()
+    graph["other"] = node("ModelSamplingDiscrete", model=["ckpt", 0], sampling=sampling, zsnr=False)
+    graph["train"]["inputs"]["model"] = ["other", 0]
+    refuse(host, graph, "is not that of SDXL's noise or v-prediction")
+
+
+def test_a_checkpoint_without_text_encoders_is_refused(host: Host) -> None:
+    """The tiny SDXL less its text encoders; the host then hands on no CLIP at all."""
+    state = load_file(dev.TINY_SDXL)
+    folder = host.base / "models" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    bare = {name: tensor for name, tensor in state.items() if not name.startswith("conditioner.")}
+    save_file(bare, folder / "bare.safetensors")
+    graph = training()
+    graph["ckpt"]["inputs"]["ckpt_name"] = "bare.safetensors"
+    refuse(host, graph, "There is no CLIP: the checkpoint has no text encoders")
 
 
 def test_another_architecture_is_named(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 from host_graphs import node, picture, training
@@ -42,6 +43,8 @@ def test_the_base_is_as_before_and_the_file_loads_in_the_hosts_own_loader(host: 
     entry = host.run(graph)
     (tuned,) = host.outputs(entry)
     assert Image.open(tuned).tobytes() != before
+    # the host knows what is free, so a profile is chosen by it
+    assert "MB are free, one batch keeps " in entry["outputs"]["train"]["text"][0]
     assert pixels(host) == before
     path = host.output / "loras" / "loads.safetensors"
     with safe_open(path, framework="pt") as file:
@@ -49,6 +52,9 @@ def test_the_base_is_as_before_and_the_file_loads_in_the_hosts_own_loader(host: 
         modules = {name.split(".")[0] for name in names}
         assert len(names) == 3 * len(modules) == 3 * 168
         assert file.metadata()["ss_network_dim"] == "4"
+        # the checkpoint behind the wire
+        assert file.metadata()["ss_sd_model_name"] == dev.TINY_SDXL.name
+        assert file.metadata()["ss_new_sd_model_hash"] == hashlib.sha256(dev.TINY_SDXL.read_bytes()).hexdigest()
     assert not host.complaints()
 
 

@@ -15,6 +15,7 @@ from pack.trainer.caption_variants import draw_caption, fixed_caption
 from pack.trainer.data import Example, Plan, prepare
 from pack.trainer.dataset import scan_folder
 from pack.trainer.errors import DatasetError, SettingsError
+from pack.trainer.identity import run_id
 from pack.trainer.latents import LatentsCache
 from pack.trainer.noise import step_generator
 from pack.trainer.options import CaptionSettings, ImageSettings
@@ -60,7 +61,40 @@ def test_the_separator_says_which_tags_stay_and_is_never_seen() -> None:
     assert all(tags(c)[:2] == ["a moon", "at night"] and tags(c)[-1] == "photograph" for c in seen)
     assert len(set(seen)) == 6
     assert fixed_caption(caption, CaptionSettings()) == "a moon, at night, pines, sea, stars, photograph"
-    assert set(drawn("a; b; c", shuffle=True, separator=";", keep_tokens=1)) == {"a; b; c", "a; c; b"}
+
+
+def test_shuffled_tags_are_joined_with_commas_whatever_parts_them() -> None:
+    assert set(drawn("a; b; c", shuffle=True, separator=";", keep_tokens=1)) == {"a, b, c", "a, c, b"}
+
+
+def test_empty_tags_count_as_kept_ones() -> None:
+    assert set(drawn("a,, b, c", shuffle=True, keep_tokens=2)) == {"a, , b, c", "a, , c, b"}
+
+
+def test_one_line_of_a_caption_file_is_drawn_where_wildcards_are_on(tmp_path: Path) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", count=1)
+    (folder / "disc_0.txt").write_text("a {full|new} moon\r\n\n  a disc \n", "utf-8")
+    dataset = scan_folder(str(folder))
+    assert (dataset.samples[0].caption, dataset.samples[0].more_captions) == ("a {full|new} moon", ("a disc",))
+    seen = {}
+    for wildcards in (True, False):
+        settings = make_settings(captions=CaptionSettings(wildcards=wildcards))
+        cache = LatentsCache(tmp_path / "latents", "vae", tiny_parts.encode)
+        (example,) = prepare(dataset, settings, cache, tokenize, lambda done, of: None)
+        seen[wildcards] = set(drawn(example.sample.caption, wildcards=wildcards))
+    assert seen == {True: {"a full moon", "a new moon", "a disc"}, False: {"a {full|new} moon"}}
+
+
+def test_further_lines_are_part_of_a_run_that_draws_them(tmp_path: Path) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", count=2)
+    runs = []
+    for line in ("one", "two"):
+        (folder / "disc_0.txt").write_text(f"a disc\n{line}", "utf-8")
+        dataset = scan_folder(str(folder))
+        for wildcards in (True, False):
+            runs.append(run_id(make_settings(captions=CaptionSettings(wildcards=wildcards)), dataset, "base", "vae"))
+    assert runs[0] != runs[2]
+    assert runs[1] == runs[3]
 
 
 def test_captions_are_dropped_by_share_and_by_epoch() -> None:
@@ -74,6 +108,7 @@ def test_wildcards_draw_one_of_their_choices() -> None:
     assert set(drawn("a {full|new|} moon", wildcards=True)) == {"a full moon", "a new moon", "a  moon"}
     assert set(drawn("{a {b|c}|d}", wildcards=True)) == {"a b", "a c", "d"}
     assert set(drawn("a {full|new} moon")) == {"a {full|new} moon"}
+    assert set(drawn("a {{full|new}} {moon}{}", wildcards=True)) == {"a {full|new} moon{}"}
 
 
 def test_the_trigger_word_comes_first_and_is_not_shuffled() -> None:

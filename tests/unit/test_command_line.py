@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,10 +17,15 @@ import tiny_parts
 import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from pack.trainer.__main__ import main
 from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, openclip_state
+from pack.trainer.console import ConsoleWatcher
 from pack.trainer.errors import ModelError
+from pack.trainer.identity import schedule_mark
+from pack.trainer.loop import Step
 from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.sdxl import scaled_linear_alpha_bar, zero_terminal
 from pack.trainer.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
 from pack.trainer.vae_names import vae_config, vae_encoder_state
 from safetensors.torch import save_file
@@ -109,6 +115,8 @@ def test_a_configuration_becomes_a_lora(workplace: Path, tmp_path: Path, capsys:
     assert "Effective learning rates: U-Net 0.001, text encoders 0.001." in told
     assert "0 of 5 captions are longer than 75 tokens" in told
     assert "step 4/4, loss " in told
+    # what is free is known, so a profile is chosen and shown
+    assert "MB are free, one batch keeps " in told
     metadata = read_metadata(tmp_path / "moon.safetensors")
     assert (metadata["ss_steps"], metadata["ss_network_dim"], metadata["ss_seed"]) == ("4", "4", "3")
     assert metadata["ss_sd_model_name"] == "tiny.safetensors"
@@ -203,6 +211,59 @@ def test_two_processes_train_what_one_does_on_the_same_batches(workplace: Path, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def apart(workplace: Path, folders: list[Path]) -> list[str]:
+    """One process for each folder, as on machines that share no disk; what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "HF_HUB_OFFLINE": "1", "WORLD_SIZE": str(len(folders)), "MASTER_ADDR": "127.0.0.1",
+              "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments(workplace, folder)], cwd=dev.ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, folder in enumerate(folders)
+    ]  # fmt: skip
+    try:
+        printed = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(folders), printed
+    return printed
+
+
+def test_processes_without_a_common_disk_go_on_from_the_main_ones_state(workplace: Path, tmp_path: Path) -> None:
+    """The main process was interrupted after two steps of four; the other machine knows nothing of it."""
+    (workplace / "both.toml").write_text(CONFIG + 'train_batch_size = 2\nsave_precision = "float"\n')
+    rest = arguments(workplace, tmp_path / "straight")[1:]
+    assert main([str(workplace / "both.toml"), *rest]) == 0
+    main_disk, other_disk = tmp_path / "main", tmp_path / "other"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConsoleWatcher, "step", _interrupt_after_two)
+        assert main([str(workplace / "both.toml"), *arguments(workplace, main_disk)[1:]]) == 130
+    (workplace / "config.toml").write_text(CONFIG + 'save_precision = "float"\n')
+    try:
+        printed = apart(workplace, [main_disk, other_disk])
+        again = apart(workplace, [main_disk, other_disk])
+    finally:
+        (workplace / "config.toml").write_text(CONFIG)
+    assert "Going on from step 2 of 4." in printed[0]
+    assert not list(other_disk.glob("*.safetensors"))
+    straight, resumed = (read_lora(folder / "moon.safetensors") for folder in (tmp_path / "straight", main_disk))
+    flat = [torch.cat([state[name].flatten() for name in sorted(state)]).double() for state in (straight, resumed)]
+    assert ((flat[0] - flat[1]).norm() / flat[0].norm()).item() <= 1e-5
+    # the file is on the main process's disk alone, and the other one believes it
+    assert "moon.safetensors holds this very run already" in again[0]
+
+
+def _interrupt_after_two(watcher: ConsoleWatcher, step: Step) -> None:
+    if step.step == 2:
+        raise KeyboardInterrupt
+
+
 def test_the_vaes_names_are_diffusers(vae: AutoencoderKL) -> None:
     original = ldm_vae_state(vae)
     ours = vae_encoder_state(original)
@@ -228,12 +289,41 @@ def test_the_encoder_gives_what_diffusers_vae_gives(vae: AutoencoderKL) -> None:
 def test_the_networks_of_a_file_are_those_that_were_written(workplace: Path) -> None:
     file = SingleFile(workplace / "tiny.safetensors")
     parts = build_parts(
-        file.unet(), *file.text(), "fp32", tiny_parts.CPU, v_prediction=True, head_channels=tiny_parts.HEAD_CHANNELS
-    )
+        file.unet(), *file.text(), "fp32", tiny_parts.CPU, prediction="v_prediction",
+        head_channels=tiny_parts.HEAD_CHANNELS,
+    )  # fmt: skip
     expected = tiny_parts.make_parts()
     for built, wanted in zip(parts.modules(), expected.modules(), strict=True):
         tiny_parts.assert_same(dict(built.named_parameters()), dict(wanted.named_parameters()))
     assert parts.prediction == "v_prediction"
+
+
+def test_a_checkpoint_says_itself_what_it_predicts(tmp_path: Path) -> None:
+    def file(*marks: str) -> SingleFile:
+        path = tmp_path / f"{'_'.join(marks)}.safetensors"
+        save_file({name: torch.zeros(1) for name in ("a", *marks)}, path)
+        return SingleFile(path)
+
+    usual = scaled_linear_alpha_bar()
+    assert file().prediction() == "epsilon"
+    assert file().prediction(v_prediction=True) == file("v_pred").prediction() == "v_prediction"
+    assert torch.equal(file("v_pred").alpha_bar(), usual)
+    for levels in (file("v_pred", "ztsnr").alpha_bar(), file().alpha_bar(zero_terminal_snr=True)):
+        assert levels[0].item() == pytest.approx(usual[0].item())
+        assert 0 < levels[-1].item() < 1e-6
+        # diffusers' betas give the same levels, up to the last, which it sets to 0
+        betas = 1 - usual.double() / torch.cat([torch.ones(1), usual[:-1]])
+        theirs = torch.cumprod(1 - rescale_zero_terminal_snr(betas), dim=0)
+        torch.testing.assert_close(levels[:-1].double(), theirs[:-1], rtol=1e-3, atol=1e-6)
+    with pytest.raises(ModelError, match="is an EDM model"):
+        file("edm_mean").prediction()
+
+
+def test_the_same_weights_under_another_schedule_are_another_model() -> None:
+    usual = scaled_linear_alpha_bar()
+    assert schedule_mark(usual, "epsilon") == ""
+    marks = {schedule_mark(levels, kind) for levels in (usual, zero_terminal(usual)) for kind in ("epsilon", "v")}
+    assert len(marks) == 4
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

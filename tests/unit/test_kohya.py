@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from pack.trainer.errors import SettingsError
 from pack.trainer.kohya import KohyaRun, read_kohya
 from pack.trainer.kohya_report import report
+from pack.trainer.optim import make_optimizer
 from pack.trainer.samples import Dataset, Sample
 from pack.trainer.settings import TrainSettings, thesis_settings
 from PIL import Image
@@ -135,6 +138,11 @@ def test_image_folders_come_from_the_dataset_configuration_that_is_named() -> No
     assert config.run(None, in_graph=False).settings.rank == 8
 
 
+def test_the_repeats_of_a_folder_are_the_configurations() -> None:
+    (folder,) = read_kohya('train_data_dir = "a"\ndataset_repeats = 3').places.folders
+    assert folder.repeats == 3
+
+
 def test_json_is_read_where_sd_scripts_reads_it() -> None:
     text = '{"general": {"enable_bucket": true}, "datasets": [{"resolution": 768, "subsets": [{"image_dir": "a"}]}]}'
     config = read_kohya('dataset_config = "data.json"', {"data.json": text}.__getitem__)
@@ -150,6 +158,7 @@ def test_the_command_line_wins_over_the_file_it_names() -> None:
 # lines of a configuration, and the field that they decide with its value
 LYCORIS = 'network_module = "lycoris.kohya"\nnetwork_args = '
 ADAFACTOR = 'optimizer_type = "Adafactor"\noptimizer_args = '
+PRODIGY = 'optimizer_type = "Prodigy"\noptimizer_args = '
 HONOURED = [
     ("network_alpha = 4", "alpha", 4.0),
     ("network_train_unet_only = true", "train", "unet"),
@@ -157,6 +166,7 @@ HONOURED = [
     ('network_args = ["conv_dim=8", "conv_alpha=2"]', "adapter.conv_rank", 8),
     ('network_args = ["conv_dim=8", "conv_alpha=2"]', "adapter.conv_alpha", 2.0),
     ('network_args = "rank_dropout=0.1 module_dropout=0.2"', "adapter.module_dropout", 0.2),
+    ('network_args = "rank_dropout=0.1 module_dropout=0.2"', "adapter.rank_dropout", 0.1),
     ("network_dropout = 0.3", "adapter.dropout", 0.3),
     ('network_module = "networks.loha"', "adapter.kind", "loha"),
     (LYCORIS + '["algo=lokr", "preset=attn-mlp", "factor=4"]', "adapter.kind", "lokr"),
@@ -172,6 +182,12 @@ HONOURED = [
     ('optimizer_args = ["betas=0.9,0.99"]', "optimizer_options.arguments", "betas=(0.9,0.99)"),
     (ADAFACTOR + '["relative_step=False", "scale_parameter=False"]', "adafactor_relative_step", False),
     (ADAFACTOR + '["relative_step=False"]', "optimizer_options.arguments", "scale_parameter=True"),
+    (PRODIGY + '"decouple=True use_bias_correction=True"', "optimizer_options.arguments",
+     "weight_decouple=True, bias_correction=True"),
+    (PRODIGY + '"slice_p=1 fsdp_in_use=False log_every=0"', "optimizer_options.arguments", ""),
+    ('optimizer_type = "DAdaptAdan"\noptimizer_args = "no_prox=True"', "optimizer_options.arguments",
+     "weight_decouple=True"),
+    ('optimizer_type = "RAdamScheduleFree"', "optimizer", "pytorch_optimizer.ScheduleFreeRAdam"),
     ("learning_rate = 3e-4", "unet_lr", 3e-4),
     ("learning_rate = 3e-4\nunet_lr = 1e-3", "unet_lr", 1e-3),
     ("text_encoder_lr = [1e-5, 2e-5]", "optimizer_options.te2_lr", 2e-5),
@@ -210,6 +226,7 @@ HONOURED = [
     ("train_batch_size = 4", "batch_size", 4),
     ("gradient_accumulation_steps = 2", "gradient_accumulation", 2),
     ("gradient_checkpointing = true", "gradient_checkpointing", True),
+    ("torch_compile = true", "compile_blocks", True),
     ('mixed_precision = "bf16"', "precision", "bf16"),
     ("", "precision", "fp32"),
     ('save_precision = "bf16"', "save_precision", "bf16"),
@@ -230,6 +247,18 @@ def test_a_key_that_is_honoured_decides_its_field(lines: str, field: str, value:
     for name in field.split("."):
         found = getattr(found, name)
     assert found == value
+
+
+def test_kohyas_usual_arguments_of_prodigy_reach_it() -> None:
+    settings = settings_of(PRODIGY + '"decouple=True use_bias_correction=True d_coef=2"', "learning_rate = 1")
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    module = SimpleNamespace(group="unet", part="unet", weights=lambda: {"lora_up.weight": weight})
+    (group,) = make_optimizer(SimpleNamespace(modules=[module]), settings).param_groups
+    assert (group["weight_decouple"], group["bias_correction"], group["d_coef"]) == (True, True, 2)
+
+
+def test_an_argument_that_only_prints_is_listed_as_idle() -> None:
+    assert run(LEAST + PRODIGY + '"log_every=10"').idle["optimizer_args log_every"] == "it only prints"
 
 
 def test_epochs_become_steps_once_the_images_are_known(photographs: Dataset) -> None:
@@ -272,6 +301,12 @@ REFUSED = [
     ('network_args = ["block_dims=1,2"]', "'block_dims=1,2' has no counterpart here"),
     ('network_args = ["conv_dim=many"]', "conv_dim=many is no number"),
     ('network_args = ["conv_dim"]', "it must be key=value pieces, not 'conv_dim'"),
+    ('network_args = ["conv_dim=inf"]', "conv_dim=inf is no number"),
+    ('network_args = ["conv_dim=2.5"]', "conv_dim=2.5 is no whole number"),
+    ('optimizer_args = ["weight_decay=abc"]', "optimizer_args = .* cannot be honoured: weight_decay=abc is no number"),
+    (PRODIGY + '["slice_p=11"]', "slice_p=11 has no counterpart .*whole tensors"),
+    ("lr_warmup_steps = nan", "it must be steps, a share below 1 or a percentage"),
+    ('lr_warmup_steps = "inf%"', "it must be steps, a share below 1 or a percentage"),
     ('optimizer_type = "Ranger"', "optimizer is 'Ranger'"),
     ('lr_scheduler = "inverse_sqrt"', "choose one of constant"),
     ('loss_type = "l1"', "it must be one of l2"),
@@ -282,6 +317,7 @@ REFUSED = [
     ('learning_rate = "fast"', "it must be a number, not 'fast'"),
     ('flip_aug = "maybe"', "it must be true or false, not 'maybe'"),
     ("text_encoder_lr = [1e-5, 2e-5, 3e-5]", "SDXL has two text encoders"),
+    ("max_train_epochs = -1", "max_train_epochs = -1 cannot be honoured: it must be a whole number"),
     ("network_dim = 0", "rank is 0; it must be a whole number of at least 1"),
 ]  # fmt: skip
 
@@ -310,6 +346,16 @@ def test_all_refusals_are_told_at_once() -> None:
         ('--output_name="a', "close every quotation mark"),
         ('dataset_config = "data.toml"', "dataset_config names the file 'data.toml'"),
         ("network_dim = 8", "resolution = None cannot be honoured: it is missing"),
+        ("resolution = [512.5, 512]", "resolution = .* cannot be honoured: it must be one or two whole numbers"),
+        ("resolution = [512, 512, 512]", "it must be one or two whole numbers"),
+        ('resolution = "abc"', "resolution = 'abc' cannot be honoured: it must be numbers"),
+        ('resolution = "nan"', "it must be one or two whole numbers"),
+        (LEAST + 'train_data_dir = "a"\ndataset_repeats = "a"', "dataset_repeats = 'a' is no whole number"),
+        (DATASETS.replace("num_repeats = 2", 'num_repeats = "x"'), "num_repeats = 'x' is no whole number"),
+        (LEAST + "datasets = 5", "datasets is no list of sections"),
+        (LEAST + "[datasets]\nresolution = 512", r"write each of them as \[\[datasets\]\]"),
+        (LEAST + "[[datasets]]\nsubsets = 3", r"write each of them as \[\[datasets.subsets\]\]"),
+        ("general = 3", "general is no section"),
     ],
 )
 def test_a_text_that_is_no_configuration_is_refused_with_its_cure(text: str, says: str) -> None:
@@ -338,6 +384,11 @@ def test_no_key_of_sd_scripts_is_unknown() -> None:
 def test_what_only_the_command_line_follows_is_said_to_come_from_the_graph() -> None:
     result = run(THESIS)
     assert result.idle["train_data_dir"] == "the images come from the dataset on the wire"
+    levels = 'v_parameterization = true\nzero_terminal_snr = "true"\n'
+    assert "MODEL on the wire" in run(LEAST + levels).idle["zero_terminal_snr"]
+    places = read_kohya(LEAST + levels).places
+    assert (places.v_prediction, places.zero_terminal_snr) == (True, True)
+    assert not read_kohya('v_parameterization = "false"').places.v_prediction
     outside = read_kohya(THESIS).run(None, in_graph=False)
     assert {
         "train_data_dir",

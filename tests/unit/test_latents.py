@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
+from diffusers.models.autoencoders.vae import Encoder
 from pack.trainer.buckets import Placement, place
 from pack.trainer.data import prepare
 from pack.trainer.dataset import scan_folder
-from pack.trainer.errors import ImageError
+from pack.trainer.errors import ImageError, MemoryShortage
 from pack.trainer.latents import Latents, LatentsCache
 from pack.trainer.options import ImageSettings
+from pack.trainer.run import train
 from pack.trainer.samples import Sample
+from pack.trainer.single_file import make_encoder
 from PIL import Image
 
 SETTINGS = tiny_parts.make_settings()
@@ -183,6 +186,40 @@ def test_a_cache_that_cannot_be_written_costs_time_and_no_result(case: Case) -> 
     assert len(case.vae.pixels) == 2
 
 
+def test_an_image_that_was_edited_after_the_scan_is_not_kept_under_its_old_hash(case: Case) -> None:
+    sample = case.sample
+    edit_the_image(case)
+    with pytest.raises(ImageError, match="disc_0.png.*has changed since the dataset was made"):
+        case.cache.get(sample, case.placement, SETTINGS)
+    assert not list((case.root / "latents").rglob("*.safetensors"))
+
+
+def test_the_vae_sees_an_image_turned_as_the_settings_say(case: Case) -> None:
+    path = Path(case.sample.path)
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # turned to the right
+        image.copy().save(path, exif=exif)
+    plain = replace(SETTINGS, images=ImageSettings(exif_rotate=False))
+    for settings in (SETTINGS, plain):
+        case.get(settings)
+    turned, as_it_lies = case.vae.pixels
+    # 8 bits are rounded in another order
+    torch.testing.assert_close(turned, as_it_lies.rot90(-1, (1, 2)), rtol=0, atol=2 / 255)
+    assert (turned - as_it_lies).abs().max() > 0.5
+
+
+def test_the_vae_sees_the_colour_behind_transparency_or_what_lies_under_it(case: Case) -> None:
+    Image.new("RGBA", (96, 96), (255, 0, 0, 0)).save(case.sample.path)
+    seen = {}
+    for background in ((255, 255, 255), (0, 51, 255), None):
+        case.get(replace(SETTINGS, images=ImageSettings(alpha_background=background)))
+        seen[background] = case.vae.pixels[-1][0, 32, 32].tolist()
+    assert seen == {
+        (255, 255, 255): [1, 1, 1], (0, 51, 255): pytest.approx([0, 0.2, 1]), None: [1, 0, 0],
+    }  # fmt: skip
+
+
 def test_an_image_that_has_gone_is_named(case: Case) -> None:
     sample = case.sample
     Path(sample.path).unlink()
@@ -230,3 +267,31 @@ def test_what_the_watcher_of_the_encoding_raises_ends_it_and_keeps_what_is_encod
     with pytest.raises(tiny_parts.Stop):
         prepare(scan_folder(str(tmp_path / "images")), SETTINGS, cache, tiny_parts.tokenize, stop)
     assert len(list((tmp_path / "latents").rglob("*.safetensors"))) == 2
+
+
+def test_an_image_that_finds_no_memory_is_named_with_a_cure(tmp_path: Path) -> None:
+    def encode(pixels: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(MemoryShortage, match="too little memory to encode 'disc_0.png': choose a lower resolution"):
+        train(replace(tiny_parts.make_job(tmp_path, tiny_parts.make_settings()), encode=encode))
+
+
+def test_an_image_that_does_not_fit_whole_is_encoded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = tiny_parts._vae()
+    state = {n: t for n, t in vae.state_dict().items() if n.startswith(("encoder.", "quant_conv."))}
+    encode = make_encoder(state, tiny_parts.CPU, groups=4)
+    pixels = torch.rand(1, 640, 576, 3, generator=torch.Generator().manual_seed(0))
+    whole = encode(pixels)
+    forward = Encoder.forward
+
+    def refuse(self: Encoder, x: torch.Tensor) -> torch.Tensor:
+        if max(x.shape[-2:]) > 512:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, x)
+
+    monkeypatch.setattr(Encoder, "forward", refuse)
+    for part, wanted in zip(encode(pixels), whole, strict=True):
+        assert part.shape == wanted.shape
+        # at the seams a tile does not see its neighbour
+        assert ((part - wanted).norm() / wanted.norm()).item() < 0.2

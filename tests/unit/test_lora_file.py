@@ -8,17 +8,20 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_parts
 import torch
 from pack.trainer.adapter import Adapters, add_adapters
+from pack.trainer.base_hashes import BaseHashes
 from pack.trainer.batches import steps_per_epoch
 from pack.trainer.errors import LoraFileError
 from pack.trainer.lora_file import hashes, lora_tensors, read_lora, read_metadata, save_lora
 from pack.trainer.metadata import RunFacts, lora_metadata
-from pack.trainer.samples import Dataset
+from pack.trainer.run import train
+from pack.trainer.samples import Dataset, Sample
 from pack.trainer.settings import thesis_settings
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -106,6 +109,7 @@ KEYS = [
     "ss_noise_offset", "ss_min_snr_gamma", "ss_loss_type", "ss_optimizer", "ss_max_grad_norm",
     "ss_batch_size_per_device", "ss_resolution", "ss_enable_bucket", "ss_bucket_no_upscale", "ss_min_bucket_reso",
     "ss_max_bucket_reso", "ss_dataset_dirs", "ss_tag_frequency", "ss_bucket_info", "ss_sd_model_name",
+    "ss_reg_dataset_dirs", "ss_sd_model_hash", "ss_new_sd_model_hash",
     "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.title", "modelspec.date",
     "modelspec.resolution", "modelspec.prediction_type", "modelspec.timestep_range",
 ]  # fmt: skip
@@ -115,7 +119,8 @@ def metadata_of_a_run() -> dict[str, str]:
     examples = tiny_parts.make_examples(3)
     dataset = Dataset(tuple(example.sample for example in examples), (), "/nowhere")
     per_epoch = steps_per_epoch([e.placement.bucket for e in examples], [1, 1, 1], 1)
-    facts = RunFacts("ab" * 32, "mjesec", "base.safetensors", 1.5e9, 1.5e9 + 60, 4, 2, 2, per_epoch, "epsilon")
+    hashes = {"ss_sd_model_hash": "12345678", "ss_new_sd_model_hash": "ab" * 32}
+    facts = RunFacts("ab" * 32, "mjesec", "base.safetensors", 1.5e9, 1.5e9 + 60, 4, 2, 2, per_epoch, "epsilon", hashes)
     return lora_metadata(thesis_settings(steps=4), dataset, examples, facts)
 
 
@@ -155,8 +160,65 @@ def test_metadata_say_what_kohya_says(key: str, value: str) -> None:
 def test_structured_metadata_are_json() -> None:
     metadata = metadata_of_a_run()
     assert json.loads(metadata["ss_bucket_info"])["buckets"]["0"] == {"resolution": [64, 64], "count": 3}
-    assert json.loads(metadata["ss_tag_frequency"])["images"] == {f"moon number {i}": 1 for i in range(3)}
-    assert sum(entry["img_count"] for entry in json.loads(metadata["ss_dataset_dirs"]).values()) == 3
+    assert json.loads(metadata["ss_tag_frequency"]) == {"nowhere": {f"moon number {i}": 1 for i in range(3)}}
+    assert json.loads(metadata["ss_dataset_dirs"]) == {"nowhere": {"n_repeats": 1, "img_count": 3}}
+
+
+def test_folders_and_tags_are_counted_as_kohya_counts_them() -> None:
+    def sample(path: str, caption: str, repeats: int, prior: bool = False) -> Sample:
+        return Sample(path, caption, 64, 64, repeats, path, regularisation=prior)
+
+    samples = (
+        sample("/a/10_moon/0.png", "Moon, night,", 10),
+        sample("/a/10_moon/1.png", "moon", 10),
+        sample("/b/10_moon/0.png", "sea", 10),
+        sample("/b/1_sky/0.png", "sky", 1, True),
+    )
+    examples = tiny_parts.make_examples(1)
+    facts = RunFacts("ab" * 32, "mjesec", "base.safetensors", 1.5e9, 1.5e9, 4, 2, 2, 4, "epsilon")
+    metadata = lora_metadata(thesis_settings(steps=4), Dataset(samples, (), "/"), examples, facts)
+    assert json.loads(metadata["ss_dataset_dirs"]) == {
+        "10_moon": {"n_repeats": 10, "img_count": 2}, "10_moon (2)": {"n_repeats": 10, "img_count": 1},
+    }  # fmt: skip
+    assert json.loads(metadata["ss_reg_dataset_dirs"]) == {"1_sky": {"n_repeats": 1, "img_count": 1}}
+    assert json.loads(metadata["ss_tag_frequency"]) == {
+        "10_moon": {"moon": 2, "night": 1}, "10_moon (2)": {"sea": 1}, "1_sky": {"sky": 1},
+    }  # fmt: skip
+    # where the file is not known, nothing is said of it
+    assert "ss_sd_model_hash" not in metadata
+
+
+def test_the_hashes_of_the_base_are_those_that_tools_look_up(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 6000
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(content)
+    wanted = {
+        "ss_sd_model_hash": hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8],
+        "ss_new_sd_model_hash": hashlib.sha256(content).hexdigest(),
+    }
+    for _ in range(2):
+        hashes = BaseHashes(base, tmp_path / "hashes")
+        hashes.begin()
+        assert hashes.get() == wanted
+    # once is enough: the same path, size and time are not read again
+    (kept,) = (tmp_path / "hashes").iterdir()
+    kept.write_text('{"ss_sd_model_hash": "kept"}')
+    again = BaseHashes(base, tmp_path / "hashes")
+    again.begin()
+    assert again.get() == {"ss_sd_model_hash": "kept"}
+    base.write_bytes(content + b"more")
+    edited = BaseHashes(base, tmp_path / "hashes")
+    edited.begin()
+    assert edited.get()["ss_new_sd_model_hash"] == hashlib.sha256(content + b"more").hexdigest()
+
+
+def test_a_runs_file_says_which_checkpoint_it_was_trained_on(tmp_path: Path) -> None:
+    base = tmp_path / "tiny.safetensors"
+    base.write_bytes(b"a checkpoint")
+    job = tiny_parts.make_job(tmp_path, tiny_parts.make_settings(steps=1, train="unet"))
+    job.base = replace(job.base, file=base)
+    written = read_metadata(train(job).path)
+    assert written["ss_new_sd_model_hash"] == hashlib.sha256(b"a checkpoint").hexdigest()
 
 
 def test_no_metadata_tell_where_the_users_folders_are() -> None:

@@ -26,6 +26,7 @@ from pack.trainer.memory import (
 from pack.trainer.noise import step_generator
 from pack.trainer.options import CaptionSettings
 from pack.trainer.run import Result, train
+from pack.trainer.run_options import ValidationSettings
 from pack.trainer.sdxl import TOKENS, Parts
 from pack.trainer.tokens import caption_ids, stack_ids
 from tiny_parts import Log, make_examples, make_job, make_settings, make_trainer
@@ -240,3 +241,34 @@ def test_text_encoders_that_are_trained_stay() -> None:
     trainer = make_trainer(make_settings())
     assert not release_text_encoders(trainer, make_examples(1))
     assert trainer.loss(trainer.draw((0,), 0, 0), step_generator(0, 0)).isfinite()
+
+
+def test_networks_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
+    def parts() -> Parts:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(MemoryShortage, match="too little memory to make the networks of the run: train in bf16"):
+        train(replace(make_job(tmp_path, BATCHED), parts=parts))
+
+
+@pytest.mark.parametrize("allowed", [0, 8], ids=["of the base", "on the way"])
+def test_a_measurement_that_does_not_fit_is_a_sentence(tmp_path: Path, allowed: int) -> None:
+    """``allowed``: evaluations that still find memory; the base's are eight timesteps of two images in pieces of 4."""
+    seen = 0
+
+    def parts() -> Parts:
+        made = tiny_parts.make_parts()
+
+        def before(unet: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            nonlocal seen
+            seen += not torch.is_grad_enabled()
+            if not torch.is_grad_enabled() and seen > allowed:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        made.unet.register_forward_pre_hook(before)
+        return made
+
+    settings = replace(BATCHED, validation_images=2, validation=ValidationSettings(every=1))
+    with pytest.raises(MemoryShortage, match="too little memory to measure the held-out loss: choose a lower"):
+        train(replace(make_job(tmp_path, settings), parts=parts))
+    assert seen > allowed

@@ -7,14 +7,17 @@ import math
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_parts
 import torch
 from pack.trainer.adapter import Adapters, add_adapters
 from pack.trainer.errors import SettingsError
-from pack.trainer.optim import effective_rates, gradient_norm, make_optimizer, make_schedule
+from pack.trainer.optim import check_optimizer, effective_rates, gradient_norm, make_optimizer, make_schedule
 from pack.trainer.options import OptimizerSettings
+from pack.trainer.run import train
 from pack.trainer.settings import TrainSettings, thesis_settings
 
 RELATIVE = {"optimizer": "adafactor", "adafactor_relative_step": True}
@@ -211,7 +214,12 @@ def test_the_weight_decay_of_the_settings_reaches_every_optimizer_that_has_one()
 @pytest.mark.parametrize(
     ("optimizer", "arguments", "said"),
     [
-        ("adamw", "speed=3", "AdamW does not take the arguments 'speed=3'"),
+        ("adamw", "speed=3", "AdamW has no argument 'speed'; it takes betas, eps"),
+        # these classes take any argument and never look at it
+        ("lion", "speed=3", "Lion has no argument 'speed'"),
+        ("pytorch_optimizer.DAdaptAdam", "decouple=True", "write weight_decouple if that is meant"),
+        ("prodigy", "use_bias_correction=True", "write bias_correction if that is meant"),
+        ("torch.optim.Adam", "lr=1e-3", "the learning rates of the settings count"),
         ("lion", "betas=(2.0, 0.9)", "Lion does not take the arguments"),
         ("torch.optim.Adamm", "", "torch.optim has no optimizer 'Adamm'"),
         ("transformers.AutoModel", "", "transformers has no optimizer 'AutoModel'"),
@@ -220,6 +228,54 @@ def test_the_weight_decay_of_the_settings_reaches_every_optimizer_that_has_one()
 def test_what_the_library_refuses_is_said_in_one_sentence(optimizer: str, arguments: str, said: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(said)):
         build(optimizer=optimizer, **with_options(arguments=arguments))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "why"),
+    [
+        ("torch.optim.LBFGS", "closure"),
+        ("torch.optim.SparseAdam", "dense gradients"),
+        ("pytorch_optimizer.AdaLOMO", ""),
+        ("pytorch_optimizer.AdaHessian", ""),
+        ("pytorch_optimizer.SAM", ""),
+        ("pytorch_optimizer.Lookahead", ""),
+    ],
+)
+def test_an_optimizer_that_steps_in_another_way_is_refused_beforehand(optimizer: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=rf"'{optimizer}' cannot be used here: .*{why}.*; choose another one"):
+        check_optimizer(tiny_parts.make_settings(optimizer=optimizer), tiny_parts.CPU)
+
+
+@pytest.mark.parametrize("name", FIRST_STEPS)
+def test_the_check_lets_every_optimizer_pass_that_steps(name: str) -> None:
+    before = torch.random.get_rng_state()
+    check_optimizer(tiny_parts.make_settings(optimizer=name, weight_decay=0.0), tiny_parts.CPU)
+    check_optimizer(thesis_settings(), tiny_parts.CPU)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_checks_sentences_come_before_an_image_is_read(tmp_path: Path) -> None:
+    job = tiny_parts.make_job(tmp_path, tiny_parts.make_settings(optimizer="torch.optim.LBFGS"))
+    job.encode = pytest.fail
+    with pytest.raises(SettingsError, match="LBFGS"):
+        train(job)
+
+
+def test_adamw_8_bit_steps_as_its_paper_has_it_and_keeps_bytes() -> None:
+    pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    module = SimpleNamespace(group="unet", part="unet", weights=lambda: {"lora_up.weight": weight})
+    settings = tiny_parts.make_settings(optimizer="adamw8bit", unet_lr=1e-2, text_lr=1e-2, weight_decay=0.0)
+    check_optimizer(settings, tiny_parts.CPU)
+    optimizer = make_optimizer(SimpleNamespace(modules=[module]), settings)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full_like(weight, -1e-2), rtol=1e-2, atol=1e-5)
+    assert optimizer.state[weight]["state1"].dtype == torch.uint8
+
+
+def test_adamw_is_the_fused_one() -> None:
+    assert build(optimizer="adamw")[1].param_groups[0]["fused"] is True
 
 
 def test_a_library_that_is_missing_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def test_runs_of_earlier_processes_come_from_their_logs_the_newest_first(tmp_pat
         (IDS[0], "stopped", 3),
     ]
     assert [point["step"] for point in runs.curve(IDS[0], 1)["points"]] == [2, 3]
+
+
+def test_a_folder_that_is_deleted_while_runs_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, run in enumerate(IDS):
+        log_of(tmp_path, run, 3, float(number)).close()
+    gone, glob = tmp_path / IDS[0], Path.glob
+
+    def listed(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        shutil.rmtree(gone)
+        return found
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert [status.id for status in Runs(lambda: tmp_path).all()] == [IDS[1]]
 
 
 def test_a_live_run_goes_before_its_log(tmp_path: Path, live: LiveRun) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 from pack.trainer.run import train
-from pack.trainer.run_log import RunLog, read_ends, read_records
+from pack.trainer.run_log import Record, RunLog, read_ends, read_records
 from pack.trainer.run_status import killed, points_of, samples_of, status_of
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny_parts import Log, Stop, make_job, make_settings
 
 SETTINGS = make_settings(steps=5, train="unet", save_every_epochs=1)
@@ -135,3 +137,37 @@ def test_a_log_that_cannot_be_written_any_more_does_not_end_the_run(tmp_path: Pa
     log.write("step", 2, loss=1.0)
     log.write("step", 3, loss=1.0)
     assert heard == [2, 3]
+
+
+def test_a_listener_whose_disk_is_full_does_not_end_the_run(tmp_path: Path) -> None:
+    log, heard = RunLog(tmp_path / "log.jsonl"), []
+
+    def full(record: Record) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log.listeners += [full, lambda record: heard.append(record["step"])]
+    log.write("step", 1, loss=1.0)
+    assert heard == [1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_files_on_a_full_disk_end_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(self: object, *arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", write)
+    log = Log()
+    result = train(make_job(tmp_path, SETTINGS, log))
+    assert result.path.is_file()
+    assert len([line for line in log.lines if line.startswith("No more TensorBoard files: ")]) == 1
+    assert not any(line.startswith("TensorBoard files:") for line in log.lines)
+
+
+def test_a_folder_that_cannot_be_made_costs_the_tensorboard_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "tensorboard").write_text("in the way")
+    log = Log()
+    assert train(make_job(tmp_path, SETTINGS, log)).path.is_file()
+    assert any(line.startswith("No more TensorBoard files: ") for line in log.lines)
