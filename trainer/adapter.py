@@ -127,7 +127,7 @@ def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -
             modules[place] = module = _finished(module, settings, dtype, scratch)
         if settings.base_storage == "fp8":
             # the fused layer widens it by itself
-            store_in_fp8(module.layer.get_base_layer(), dtype)
+            store_in_fp8(module.layer.get_base_layer(), dtype, scratch)
         elif settings.base_storage != "as given":
             pack(module.layer.get_base_layer(), settings.base_storage, dtype)
     return modules

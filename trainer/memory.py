@@ -11,20 +11,13 @@ from .data import Example
 from .errors import MemoryShortage
 from .loop import Trainer
 from .noise import step_generator
+from .shortage import is_out_of_memory
 from .tokens import empty_pieces
 
 # what the allocator and short-lived values take beside what is counted
 _MARGIN = 1.15
 # more than any machine has
 _UNKNOWN = 2**62
-_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "bad_alloc")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python found no memory: on a GPU an error of its own, on a CPU a RuntimeError with its words."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _CPU_ALLOCATOR)
 
 
 def spare(trainer: Trainer, level: str) -> None:

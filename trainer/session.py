@@ -20,13 +20,13 @@ from .job import Job, Result
 from .journal import Journal
 from .latents import LatentsCache
 from .loop import Step, Trainer
-from .memory import choose_profile, is_out_of_memory, release_text_encoders, retreat, spare
+from .memory import choose_profile, release_text_encoders, retreat, spare
 from .outputs import Outputs
 from .previews import Previews
 from .processes import Processes
 from .samples import Dataset
 from .settings import TrainSettings
-from .shortage import sentence_for_shortage
+from .shortage import is_out_of_memory, sentence_for_shortage
 from .summary import plan_lines, result_lines
 from .validate import Validator
 

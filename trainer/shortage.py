@@ -1,11 +1,22 @@
-"""Memory that is missing outside of a training step: nothing can be given up there, so it becomes a sentence."""
+"""Memory that is missing: how it is told, and what becomes of it where nothing can be given up for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from .errors import MemoryShortage
+
+_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python found no memory: on a GPU an error of its own, on a CPU a RuntimeError with its words."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _CPU_ALLOCATOR)
 
 
 @contextmanager
@@ -15,9 +26,6 @@ def sentence_for_shortage(doing: str, cure: str) -> Iterator[None]:
     Raises:
         MemoryShortage: for what torch or Python raised for want of memory.
     """
-    # the latents need this module, and that one the latents
-    from .memory import is_out_of_memory
-
     try:
         yield
     except Exception as error:

@@ -15,9 +15,9 @@ from transformers import CLIPTokenizer
 from .checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, transformers_state
 from .errors import ModelError
 from .latents import Encode
-from .memory import is_out_of_memory
 from .precision import DTYPES
 from .sdxl import Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar, zero_terminal
+from .shortage import is_out_of_memory
 from .vae_names import vae_config, vae_encoder_state
 
 State = dict[str, torch.Tensor]

@@ -10,10 +10,10 @@ import torch
 from .caption_variants import fixed_caption
 from .data import Plan, Tokenize
 from .loop import Trainer
-from .memory import is_out_of_memory
 from .optim import effective_rates, group_rate
 from .samples import Dataset
 from .settings import TrainSettings
+from .shortage import is_out_of_memory
 from .speed import floor_flops, speed_line
 
 

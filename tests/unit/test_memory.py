@@ -17,7 +17,6 @@ from pack.trainer.lora_file import read_lora
 from pack.trainer.memory import (
     LEVELS,
     choose_profile,
-    is_out_of_memory,
     kept_bytes,
     optimizer_bytes,
     release_text_encoders,
@@ -28,6 +27,7 @@ from pack.trainer.options import CaptionSettings
 from pack.trainer.run import Result, train
 from pack.trainer.run_options import ValidationSettings
 from pack.trainer.sdxl import TOKENS, Parts
+from pack.trainer.shortage import is_out_of_memory
 from pack.trainer.tokens import caption_ids, stack_ids
 from tiny_parts import Log, make_examples, make_job, make_settings, make_trainer
 
