@@ -240,7 +240,7 @@ def program() -> int:
     options = parser.parse_args()
     dev.compute_in_one_thread()
     with tempfile.TemporaryDirectory(prefix="mjesec-help-") as temporary:
-        base = options.work or Path(temporary)
+        base = options.work or Path(temporary) / "ComfyUI"
         base.mkdir(parents=True, exist_ok=True)
         render_moons(base / "input" / "moon", 24, SIZE, seed=2)
         with Host(base, "--cpu") as host:

@@ -38,8 +38,9 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else the template browser opens by itself
     "Comfy.Minimap.Visible": False,
 }
-# what the frontend says of itself while it starts, whatever plugins there are (z_image_turbo: its default graph)
-HOSTS_OWN_ERRORS = ("ComfyApp graph accessed before initialization", "/user.css", "z_image_turbo")
+# what the frontend says of itself, whatever plugins there are (z_image_turbo: its default graph; en.md: a help page in
+# the user's language, for which it asks before that for all languages)
+HOSTS_OWN_ERRORS = ("ComfyApp graph accessed before initialization", "/user.css", "z_image_turbo", "/en.md")
 READY = "() => window.app?.extensionManager && window.app.graph && !document.querySelector('#splash-loader')"
 
 # brings a node into view, and returns where on the page its button is
