@@ -14,6 +14,8 @@ from PIL import Image
 AXES = [("CFG scale", "1, 4"), ("seed", "1, 2")]
 PLACES = "() => window.app.graph.serialize().nodes.map(node => [node.id, node.type, node.pos])"
 HOSTILE = "<img src=x onerror=window.hostile=1> ![a](http://mjesec.invalid/a.png) **b**"
+# steps that Ctrl+Z can take back: the editor records what was done a little later
+UNDOABLE = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 AT_TOP = "() => window.app.canvas.graph === window.app.graph"
 SELECT = """wanted => {
     window.app.canvas.selectItems(window.app.graph.nodes.filter(node => node.type.startsWith(wanted)))
@@ -81,14 +83,19 @@ def test_nodes_are_found_by_what_others_call_them_wired_copied_and_undone(editor
     editor.add_by_search("xyz grid", "Sweep", 750, 150)
     axis, grid = (node["id"] for node in editor.js("() => window.app.graph.serialize().nodes"))
     editor.js("() => { window.app.graph.nodes[0].widgets[1].value = '3, 5' }")
+    before = editor.js(UNDOABLE)
     editor.wire(axis, "axes", grid, "axes")
+    editor.page.mouse.click(300, 850)  # on nothing: links are recorded with what is done next
+    editor.page.wait_for_function(f"before => ({UNDOABLE})() > before", arg=before)
     wired = editor.prompt()
     assert wired[str(grid)]["inputs"]["axes"] == [str(axis), 0]
 
     editor.js(SELECT, "MjesecSweepAxis")
+    before = editor.js(UNDOABLE)
     editor.page.keyboard.press("Control+c")
     editor.page.keyboard.press("Control+v")
     editor.page.wait_for_function("() => window.app.graph.nodes.length === 3")
+    editor.page.wait_for_function(f"before => ({UNDOABLE})() > before", arg=before)
     (copy,) = (node for key, node in editor.prompt().items() if key not in wired)
     assert copy["inputs"] == wired[str(axis)]["inputs"] and copy["inputs"]["values"] == "3, 5"
 
