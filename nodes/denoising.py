@@ -14,7 +14,7 @@ import torch
 
 import nodes as host_nodes
 
-from ..figures import Axis
+from ..figures import UNLABELLED, Axis
 from .cell_store import CellStore
 from .grid import CellResult, Grid
 from .images import to_pillow
@@ -22,7 +22,7 @@ from .pictures import keep_image
 
 # they take steps of their own, or tell x_t in another scale
 _OPAQUE = ("dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2")
-_ROWS = {"noisy image": "noisy image xₜ", "prediction": "prediction x₀"}
+_KINDS = ("noisy image", "prediction")
 
 Frame = dict[str, torch.Tensor]
 
@@ -46,6 +46,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.sampler in _OPAQUE:
             raise ValueError(f"The sampler {self.sampler} does not show its steps; choose another, such as euler.")
+        if not self.denoise > 0:
+            raise ValueError("denoise is 0: nothing is sampled, so there are no steps to show; give more, such as 1.")
         samples = self.latent_image["samples"]
         if samples.ndim != 4 or samples.shape[0] != 1:
             raise ValueError(f"The latent holds {samples.shape[0]} images; a denoising strip shows one.")
@@ -64,10 +66,12 @@ def strip(run: Run, at: tuple[int, ...], show: str, store: CellStore) -> tuple[G
         raise ValueError(f"A frame is asked for after step {at[-1]}, but the run has {run.steps} steps; change one.")
     began = time.perf_counter()
     frames, latent = watch(run, frozenset(at))
-    kinds = list(_ROWS) if show == "both" else [show]
+    if missing := [str(step) for step in at if step not in frames]:
+        raise ValueError(f"The sampler {run.sampler} shows nothing after step {', '.join(missing)}; leave it out.")
+    kinds = _KINDS if show == "both" else (show,)
     axes = (
         Axis("step", at, "Steps done"),
-        Axis("frame", tuple(_ROWS[kind] for kind in kinds), "Frame"),
+        Axis("frame", kinds, UNLABELLED),
     )
     seconds = (time.perf_counter() - began) / (len(at) * len(kinds))
     results = [_decoded(run, store, frames[step][kind], step, kind, seconds) for step in at for kind in kinds]

@@ -48,7 +48,7 @@ class MeasureCells(io.ComfyNode):
                 f"The reference is cell {reference}, but the grid has {len(every)}; give a smaller number."
             )
         numbers = {cell.index: _number(grid, cell, measure, every[reference - 1]) for cell in every}
-        measured = replace(grid, numbers=numbers, measure=f"{measure.capitalize()} ({UNITS[measure]})")
+        measured = replace(grid, numbers=numbers, spreads=None, measure=f"{measure.capitalize()} ({UNITS[measure]})")
         text = report(measured)
         return io.NodeOutput(measured, text, ui=ui.PreviewText(text))
 
