@@ -99,7 +99,7 @@ class Keys:
     def hashes(self) -> dict[str, str]:
         """What the manifest tells of the wires and files."""
         named = {f"lora {name}": value for name, value in self._loras.items() if name}
-        wired = {"lora": self._loras[""]} if "" in self._loras else {}
+        wired = {} if self.subject.lora is None else {"lora": self._lora_named("")}
         return {"model": self._model.hash, "clip": self._clip.hash, "vae": self._vae.hash, **wired, **named}
 
     @property
@@ -150,7 +150,9 @@ class Keys:
         return [self._checkpoints[name]]
 
     def _lora(self, shot: Shot) -> str:
-        name = shot.lora_file
+        return self._lora_named(shot.lora_file)
+
+    def _lora_named(self, name: str) -> str:
         if name not in self._loras:
             lora = lora_from_file(name) if name else self.subject.lora
             self._loras[name] = "" if lora is None else lora_fingerprint(lora)

@@ -15,7 +15,10 @@ import torch
 import nodes as host_nodes
 
 from ..figures import UNLABELLED, Axis
+from .cell_key import environment
 from .cell_store import CellStore
+from .checkpoint_name import checkpoint_name
+from .fingerprint import fingerprint, patcher_fingerprint, vae_fingerprint
 from .grid import CellResult, Grid
 from .images import to_pillow
 from .pictures import keep_image
@@ -55,6 +58,16 @@ class Run:
     def numbers(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("seed", "steps", "cfg", "sampler", "scheduler", "denoise")}
 
+    def told(self) -> dict[str, object]:
+        """For the manifest: numbers, versions, and hashes of what came by wire; the model's tells its LoRA as well."""
+        words = {"positive": fingerprint(self.positive).hash, "negative": fingerprint(self.negative).hash}
+        models = {"model": patcher_fingerprint(self.model).hash, "vae": vae_fingerprint(self.vae).hash}
+        return {
+            "environment": environment(),
+            "hashes": {**models, **words, "latent": fingerprint(self.latent_image).hash},
+            "parameters": {**self.numbers(), "wired_checkpoint": checkpoint_name(self.model)},
+        }
+
 
 def strip(run: Run, at: tuple[int, ...], show: str, store: CellStore) -> tuple[Grid, dict[str, Any]]:
     """The frames after ``at`` steps as a grid, and the finished LATENT.
@@ -75,7 +88,7 @@ def strip(run: Run, at: tuple[int, ...], show: str, store: CellStore) -> tuple[G
     )
     seconds = (time.perf_counter() - began) / (len(at) * len(kinds))
     results = [_decoded(run, store, frames[step][kind], step, kind, seconds) for step in at for kind in kinds]
-    return Grid(axes, tuple(results), {"parameters": run.numbers()}), latent
+    return Grid(axes, tuple(results), run.told()), latent
 
 
 def watch(run: Run, at: frozenset[int]) -> tuple[dict[int, Frame], dict[str, Any]]:

@@ -202,6 +202,7 @@ class Sweeping:
         about = {
             "environment": self.keys.environment,
             "hashes": self.keys.hashes(),
+            "wired": self.studio.subject.told()["wired"],
             "parameters": asdict(self.base),
             "mode": self.mode,
             "notes": tuple(self.notes),

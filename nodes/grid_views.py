@@ -101,7 +101,7 @@ class CropCells(io.ComfyNode):
         cls, grid: Grid, x: float, y: float, width: float, height: float, enlarge: int, inset: bool
     ) -> io.NodeOutput:
         region, draw = Region(x, y, width, height), with_inset if inset else crop
-        return io.NodeOutput(_redrawn(grid, lambda cell, image: draw(image, region, enlarge)))
+        return io.NodeOutput(redrawn(grid, lambda cell, image: draw(image, region, enlarge)))
 
 
 class CompareCells(io.ComfyNode):
@@ -139,7 +139,7 @@ class CompareCells(io.ComfyNode):
         other = grid.image(every[reference - 1])
         if other is None:
             raise ValueError(f"The reference, {every[reference - 1]}, has failed; choose another cell.")
-        return io.NodeOutput(_redrawn(grid, lambda cell, image: difference(image, other, gain)))
+        return io.NodeOutput(redrawn(grid, lambda cell, image: difference(image, other, gain)))
 
 
 class AverageCells(io.ComfyNode):
@@ -198,7 +198,7 @@ def _of_numbers(grid: Grid, axes: tuple[Axis, ...], groups: Sequence[Sequence[In
     return Grid(axes, results, grid.about, numbers=means, measure=measure, spreads=spreads)
 
 
-def _redrawn(grid: Grid, draw: Callable[[Cell, Image.Image], Image.Image]) -> Grid:
+def redrawn(grid: Grid, draw: Callable[[Cell, Image.Image], Image.Image]) -> Grid:
     """The grid with another image for every cell that has one."""
     results: list[CellResult] = []
     for cell in cells(grid.axes):

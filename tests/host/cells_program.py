@@ -271,6 +271,40 @@ def strip_without_noise() -> str:
     return "it went through"
 
 
+def clip_score() -> dict[str, Any]:
+    """Scores by a tiny random vision model of the host's own class, beside what its parts give; and a refusal."""
+    import comfy.clip_vision
+
+    clip_score: Any = importlib.import_module("pack.nodes.clip_score")
+    _, pooled = CLIP.encode_from_tokens(CLIP.tokenize("moon"), return_pooled=True)
+    config = {
+        "hidden_act": "gelu", "hidden_size": 32, "image_size": 28, "intermediate_size": 64, "layer_norm_eps": 1e-5,
+        "model_type": "clip_vision_model", "num_attention_heads": 2, "num_channels": 3, "num_hidden_layers": 3,
+        "patch_size": 14, "projection_dim": pooled.shape[-1],
+    }  # fmt: skip
+
+    def vision(**changes: int) -> Any:
+        torch.manual_seed(0)
+        model = comfy.clip_vision.ClipVisionModel({**config, **changes})
+        model.load_sd({name: torch.randn_like(value) * 0.1 for name, value in model.get_sd().items()
+                       if value.is_floating_point()})  # fmt: skip
+        return model
+
+    images: Any = importlib.import_module("pack.nodes.images")
+    grid = finished(sweep("scores", Axis("prompt", ("moon", "sea")), Axis("seed", (1, 2))))
+    eye = vision()
+    first = grid.image(cells(grid.axes)[0])
+    apart = torch.nn.functional.cosine_similarity(
+        eye.encode_image(images.to_tensor(first))["image_embeds"].flatten(), pooled.flatten(), dim=0
+    )
+    try:
+        clip_score.clip_scores(grid, vision(projection_dim=2 * pooled.shape[-1]), CLIP)
+        refused = "it went through"
+    except ValueError as error:
+        refused = str(error)
+    return {"scores": list(clip_score.clip_scores(grid, eye, CLIP).values()), "first": float(apart), "refused": refused}
+
+
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
     comfy.utils.set_progress_bar_enabled(False)
@@ -284,6 +318,7 @@ def measure() -> dict[str, Any]:
         "left": time_left(),
         "texts": texts_encoded(),
         "strip": strip_without_noise(),
+        "clip": clip_score(),
         "memory": sweep("memory", Axis("seed", (1, 2))).look().report(),
     }
 

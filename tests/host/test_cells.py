@@ -99,3 +99,11 @@ def test_a_strip_of_nothing_is_refused_in_a_sentence(found: dict[str, Any]) -> N
 
 def test_memory_is_told_beforehand(found: dict[str, Any]) -> None:
     assert "Memory: about" in found["memory"] and "MiB to sample" in found["memory"]
+
+
+def test_a_clip_score_is_the_cosine_of_image_and_prompt(found: dict[str, Any]) -> None:
+    """By a random vision model of the host's class: its loader knows real sizes only."""
+    clip = found["clip"]
+    assert len(set(clip["scores"])) == 4 and all(-1 <= score <= 1 for score in clip["scores"])
+    assert clip["scores"][0] == pytest.approx(clip["first"], abs=1e-5)
+    assert "they are no pair" in clip["refused"]
