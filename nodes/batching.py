@@ -158,13 +158,14 @@ def sample_batch(studio: Studio, shots: Sequence[Shot], model: Any) -> torch.Ten
     guider = Guider(model, [shot.cfg for shot in shots])
     words = [studio.conditioning(shot) for shot in shots]
     guider.set_conds(*(stack_conditionings(side) for side in zip(*words, strict=True)))
-    samples = guider.sample(
-        noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
-        callback=studio.watch(model, first), disable_pbar=True, seed=first.seed,
-    )  # fmt: skip
-    return samples.to(
-        device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
-    )
+    with studio.timed():
+        samples = guider.sample(
+            noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
+            callback=studio.watch(model, first), disable_pbar=True, seed=first.seed,
+        )  # fmt: skip
+        return samples.to(
+            device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
+        )
 
 
 def refusal(studio: Studio, shot: Shot) -> str:

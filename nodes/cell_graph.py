@@ -39,8 +39,8 @@ def graph_of_cell(prompt: Mapping[str, Mapping[str, Any]], sweep: str, shot: Sho
     )  # fmt: skip
     image = _add(graph, "VAEDecode", samples=[sampled, 0], vae=wires["vae"])
     _add(graph, "SaveImage", images=[image, 0], filename_prefix="mjesec/cell")
-    own = {**prompt, "": {"inputs": {str(at): value for at, value in enumerate(_links(graph))}}}
-    return {**upstream(own, ""), **graph}
+    own = [value for node in graph.values() for value in node["inputs"].values()]
+    return {**upstream(prompt, own), **graph}
 
 
 def _with_lora(graph: Graph, wires: Mapping[str, list[Any]], shot: Shot) -> tuple[list[Any], list[Any]]:
@@ -59,7 +59,3 @@ def _add(graph: Graph, kind: str, **inputs: Any) -> str:
     key = str(_FIRST + len(graph))
     graph[key] = {"class_type": kind, "inputs": inputs}
     return key
-
-
-def _links(graph: Graph) -> list[Any]:
-    return [value for node in graph.values() for value in node["inputs"].values()]

@@ -61,6 +61,7 @@ class Sweeping:
     _rates: list[float] = field(default_factory=list)
     _computed: int = 0
     _missing: int = 0
+    _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.studio.subject)
@@ -206,6 +207,7 @@ class Sweeping:
             "parameters": asdict(self.base),
             "mode": self.mode,
             "notes": tuple(self.notes),
+            "seconds": {"sampling_and_decoding": self.studio.busy, "all": time.perf_counter() - self._began},
             "fast_check": _worst([result.check for result in results if result.how == "fast" and result.check]),
         }
         return Grid(self.axes, results, about)

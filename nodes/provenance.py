@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _TEXTS = ("text", "prompt", "negative", "text_g", "text_l")
 
 def provenance(prompt: Prompt, node: str) -> dict[str, Any]:
     """For a manifest: versions and devices, the graph upstream of ``node``, its texts, and each file's SHA-256."""
-    graph = upstream(prompt, node)
+    graph = upstream(prompt, prompt[node]["inputs"].values())
     values = [(name, value) for each in graph.values() for name, value in each["inputs"].items()]
     files = [(name, value) for name, value in values if name in _FILES and isinstance(value, str)]
     texts = [value for name, value in values if name in _TEXTS and isinstance(value, str)]
@@ -30,16 +30,18 @@ def provenance(prompt: Prompt, node: str) -> dict[str, Any]:
     }
 
 
-def upstream(prompt: Prompt, node: str) -> dict[str, dict[str, Any]]:
-    """The nodes that ``node`` hangs on, near or far, without itself."""
+def upstream(prompt: Prompt, values: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """The nodes that inputs of these values hang on, near or far; a link is a list of a node's id and a slot."""
     found: dict[str, dict[str, Any]] = {}
-    waiting = [prompt[node]] if node in prompt else []
+    waiting = list(values)
     while waiting:
-        for value in waiting.pop()["inputs"].values():
-            key = str(value[0]) if isinstance(value, (list, tuple)) and len(value) == 2 else ""
-            if key in prompt and key not in found:
-                found[key] = {name: prompt[key][name] for name in ("class_type", "inputs")}
-                waiting.append(found[key])
+        value = waiting.pop()
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            continue
+        key = str(value[0])
+        if key in prompt and key not in found:
+            found[key] = {name: prompt[key][name] for name in ("class_type", "inputs")}
+            waiting += found[key]["inputs"].values()
     return found
 
 

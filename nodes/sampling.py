@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,11 +61,13 @@ class Studio:
     """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them.
 
     seal: asked about every file that is read. watch: gives what follows a shot's steps, as the host's previews do.
+    busy: seconds spent in the host's sampling and decoding, all shots together.
     """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.seal: Seal | None = None
+        self.busy = 0.0
         self.watch: Callable[[Any, Shot], OnStep] = lambda model, shot: latent_preview.prepare_callback(
             model, shot.steps
         )
@@ -84,16 +88,28 @@ class Studio:
         start = comfy.sample.fix_empty_latent_channels(
             model, given["samples"], given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
         )
-        return comfy.sample.sample(
-            model, comfy.sample.prepare_noise(start, shot.seed, given.get("batch_index")), shot.steps, shot.cfg,
-            shot.sampler, shot.scheduler, positive, negative, start, denoise=shot.denoise,
-            noise_mask=given.get("noise_mask"), callback=self.watch(model, shot),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=shot.seed,
-        )  # fmt: skip
+        with self.timed():
+            return comfy.sample.sample(
+                model, comfy.sample.prepare_noise(start, shot.seed, given.get("batch_index")), shot.steps, shot.cfg,
+                shot.sampler, shot.scheduler, positive, negative, start, denoise=shot.denoise,
+                noise_mask=given.get("noise_mask"), callback=self.watch(model, shot),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=shot.seed,
+            )  # fmt: skip
 
     def develop(self, latents: torch.Tensor, shot: Shot) -> torch.Tensor:
         """Latents to pixels with the shot's VAE."""
-        return host_nodes.VAEDecode().decode(self.parts(shot)[2], {"samples": latents})[0]
+        vae = self.parts(shot)[2]
+        with self.timed():
+            return host_nodes.VAEDecode().decode(vae, {"samples": latents})[0]
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the block as sampling or decoding."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy += time.perf_counter() - began
 
     def latent(self, shot: Shot) -> dict[str, Any]:
         """What sampling starts from, in the host's LATENT format: the wire's, or an empty one."""
