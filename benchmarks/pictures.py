@@ -39,9 +39,10 @@ SHOWN = {
 STACKED = {"fig09_cfg_scale": ("fig09_cfg_scale", "fig09_saturation")}
 # the tiny model has settled after few steps, and its LoRA of a few minutes is too strong at 1 for long prompts
 VALUES = {
-    ("fig08a_long_prompt", "LoRA weight"): "0, 0.3",
-    ("fig08b_sampling_steps", "sampling steps"): "2, 4, 6, 8, 12, 20",
-    ("fig13_inpainting", "LoRA weight"): "0, 0.5",
+    ("fig08a_long_prompt", "0, 1"): "0, 0.3",
+    ("fig08b_sampling_steps", "5, 10, 15, 20, 30, 50"): "2, 4, 6, 8, 12, 20",
+    ("fig13_inpainting", "0, 1"): "0, 0.5",
+    ("thesis_all", "0, 1"): "0, 0.5",
 }
 # a seed whose Moon stays whole
 SEEDS = {"fig08a_long_prompt": 2}
@@ -52,7 +53,7 @@ CAPTIONS = {
     "fig13_inpainting": ("(weight 1)", "(weight 0.5)"),
 }
 # the cells that stand for their figures in the picture of all of them, by their number; elsewhere the last one
-TELLING = {"fig09_cfg_scale": 3, "fig10_denoising": 4}
+TELLING = {"fig09_cfg_scale": 3, "fig10_denoising": 6}
 WORKFLOWS = dev.ROOT / "workflows"
 LORA = "mjesec_quickstart.safetensors"
 KEPT_EPOCHS = 5  # LoRA files that a training leaves, roughly
@@ -77,9 +78,8 @@ def small(name: str, graph: Graph, train_steps: int) -> Graph:
             inputs |= {"width": SIZE, "height": SIZE}
         if node["class_type"] == "MjesecSweep":
             inputs["seed"] = SEEDS.get(name, inputs["seed"])
-        inputs["values"] = VALUES.get((name, inputs.get("parameter", "")), inputs.get("values"))
-        if inputs["values"] is None:
-            del inputs["values"]
+        if isinstance(inputs.get("values"), str):
+            inputs["values"] = VALUES.get((name, inputs["values"]), inputs["values"])
         if "caption" in inputs:
             inputs["caption"] = inputs["caption"].replace(*CAPTIONS.get(name, ("", "")))
         if str(inputs.get("lora_name", "")).endswith(".safetensors"):
