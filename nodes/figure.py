@@ -76,7 +76,8 @@ class Figure(io.ComfyNode):
         pages: bool = False, manifest: bool = False, **look: Any,
     ) -> io.NodeOutput:  # fmt: skip
         style = FigureStyle(columns=columns or None, cell_width=cell_width or None, **_taken(look))
-        if manifest:
+        # a sweep's own record names its models and texts, and files of gigabytes are not read for nothing
+        if manifest and "mode" not in grid.about:
             grid = replace(grid, about={**_came_from(cls), **grid.about})
         written = write_figure(
             grid, style, filename_prefix, files=files, paged=pages, manifest=manifest, notes=_metadata(cls)
