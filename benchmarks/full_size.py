@@ -1,6 +1,7 @@
 """The thesis workflow on a full-size SDXL, on a CPU, through /prompt; then the LoRA in the host, and in both models.
 
     python dev.py bench full_size [--checkpoint PATH] [--size 256] [--steps 4] [--no-compare]
+    python dev.py bench full_size --figures [--checkpoint PATH] [--size 256] [--steps 4] [--quick]
 
 1. `workflows/api/thesis_train.json` trains U-Net and both text encoders; only checkpoint, size and steps are replaced.
 2. The file must hold kohya's 986 modules under kohya's names, three tensors each, all finite.
@@ -8,6 +9,9 @@
 4. `compare.py` puts host and trainer side by side on the same weights, without and with a LoRA at strength 1.
 
 The host's peak of resident memory must stay below 24 GB. Without a checkpoint, one of random weights is made.
+
+--figures runs the sweeps of fig09 and fig11 instead, with a random LoRA; only checkpoint, size and steps are replaced,
+and each figure's files must be there. --quick does so on the demo's tiny SDXL, to see that the program works.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from _hosts import (
 import dev
 
 WORKFLOW = dev.ROOT / "workflows" / "api" / "thesis_train.json"
+FIGURES = ("fig09_cfg_scale", "fig11_lora_weight")
 IMAGES = 4
 MODULES = 986
 MEMORY_GB, DISK_GB = 17.0, 3.0
@@ -156,6 +161,57 @@ def train_and_load(checkpoint: Path, size: int, steps: int) -> list[tuple[str, s
     return found
 
 
+def figure_graph(name: str, checkpoint: str, size: int, steps: int) -> Graph:
+    """A figure's workflow as it is but for checkpoint, size and steps.
+
+    Raises:
+        dev.Failure: it has no longer what is to be replaced.
+    """
+    graph: Graph = json.loads(dev.need(WORKFLOW.with_name(f"{name}.json")).read_text(encoding="utf-8"))
+    changes: dict[str, dict[str, Any]] = {
+        "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
+        "MjesecSweep": {"width": size, "height": size, "steps": steps},
+    }
+    for kind, values in changes.items():
+        found = [each["inputs"] for each in graph.values() if each["class_type"] == kind]
+        if not found or not values.keys() <= found[0].keys():
+            raise dev.Failure(f"'{name}' has no {kind} with {', '.join(values)}.")
+        for inputs in found:
+            inputs.update(values)
+    return graph
+
+
+def draw_figures(checkpoint: Path, size: int, steps: int) -> list[tuple[str, str]]:
+    """The workflows of FIGURES, each to its end; returns seconds, cells and files as label and value.
+
+    Raises:
+        dev.Failure: a cell has failed or a figure has left no file.
+    """
+    from sweep import random_lora
+
+    found = []
+    with host_with(checkpoint, size, 1, ("--cpu", *BF16)) as host:
+        random_lora(checkpoint, host.base / "models" / "loras" / "mjesec.safetensors")
+        for name in FIGURES:
+            began = time.monotonic()
+            graph = figure_graph(name, checkpoint.name, size, steps)
+            entry = run(host, graph)
+            (sweep,) = [key for key, each in graph.items() if each["class_type"] == "MjesecSweep"]
+            report = entry["outputs"][sweep]["text"][0]
+            files = dev.output_files(entry, host.base / "output")
+            if "failed" in report or not files or not all(path.is_file() for path in files):
+                raise dev.Failure(f"{name} left {len(files)} files and says: {report}")
+            told = (
+                f"{time.monotonic() - began:.0f} s, {report.splitlines()[0]} {', '.join(path.name for path in files)}"
+            )
+            found.append((name, told))
+        if lines := complaints(host.log_text()):
+            raise dev.Failure(f"The host's log has {len(lines)} complaints, first: {lines[0]}")
+        if host.pid is not None:
+            found.append(("peak of resident memory", f"{process_memory(host.pid, 'VmHWM') / 1e9:.2f} GB"))
+    return found
+
+
 def show(lines: Iterable[tuple[str, Any]]) -> None:
     for label, value in lines:
         print(f"{label}: {value}", flush=True)
@@ -167,10 +223,20 @@ def program() -> int:
     parser.add_argument("--size", type=int, default=256, help="side of the training images in pixels")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--no-compare", action="store_true", help="leave out step 4")
+    parser.add_argument("--figures", action="store_true", help="run fig09 and fig11 instead of a training")
+    parser.add_argument("--quick", action="store_true", help="with --figures: on the tiny SDXL, 64 px, 1 step")
     options = parser.parse_args()
+    if options.quick and not options.figures:
+        parser.error("--quick goes with --figures: the training is checked against SDXL's own sizes")
+    if options.quick:
+        show(draw_figures(dev.TINY_SDXL, 64, 1))
+        return 0
     checkpoint = full_size_checkpoint(options.checkpoint, setup().cache)
     check_room(Path(tempfile.gettempdir()), MEMORY_GB, DISK_GB)
     print(f"{machine()}, cpu; {options.size}x{options.size}, {options.steps} steps", flush=True)
+    if options.figures:
+        show(draw_figures(checkpoint, options.size, options.steps))
+        return 0
     show(train_and_load(checkpoint, options.size, options.steps))
     if options.no_compare:
         return 0

@@ -3,8 +3,9 @@
     python dev.py bench pictures [--only NAME ...] [--work FOLDER] [--train-steps 700]
 
 Renders Moons, trains the quickstart's LoRA on them, and runs every shipped workflow as it is, but for checkpoint, LoRA
-file, sizes and the numbers of a training. Each one's figure becomes `workflows/NAME.jpg`; those of SHOWN become
-`docs/NAME.png`. --work keeps what was made, so that a second run computes only what has changed.
+file, sizes, the numbers of a training, and some values and a seed that suit the tiny model. Each one's
+figure becomes `workflows/NAME.jpg`; those of SHOWN become `docs/FIGURE.png`. --work keeps what was made, so that a
+second run computes only what has changed.
 """
 
 from __future__ import annotations
@@ -27,16 +28,41 @@ import dev
 
 SIZE = 128
 THUMBNAIL = (640, 400)
-SHOWN = ("quickstart", "fig08b_sampling_steps", "fig09_cfg_scale", "fig10_denoising", "fig11_lora_weight")
+SHOWN = {
+    "quickstart": ("quickstart",),
+    "fig08b_sampling_steps": ("fig08b_sampling_steps",),
+    "fig09_cfg_scale": ("fig09_cfg_scale", "fig09_saturation"),
+    "fig10_denoising": ("fig10_denoising",),
+    "fig11_lora_weight": ("fig11_lora_weight",),
+}
+# a thumbnail of several figures, below each other
+STACKED = {"fig09_cfg_scale": ("fig09_cfg_scale", "fig09_saturation")}
+# the tiny model has settled after few steps, and its LoRA of a few minutes is too strong at 1 for long prompts
+VALUES = {
+    ("fig08a_long_prompt", "0, 1"): "0, 0.3",
+    ("fig08b_sampling_steps", "5, 10, 15, 20, 30, 50"): "2, 4, 6, 8, 12, 20",
+    ("fig13_inpainting", "0, 1"): "0, 0.5",
+    ("thesis_all", "0, 1"): "0, 0.5",
+}
+# a seed whose Moon stays whole
+SEEDS = {"fig08a_long_prompt": 2}
+# and what the captions say of them
+CAPTIONS = {
+    "fig08a_long_prompt": ("(weight 1)", "(weight 0.3)"),
+    "fig08b_sampling_steps": ("5 to 50", "2 to 20"),
+    "fig13_inpainting": ("(weight 1)", "(weight 0.5)"),
+}
+# the cells that stand for their figures in the picture of all of them, by their number; elsewhere the last one
+TELLING = {"fig09_cfg_scale": 3, "fig10_denoising": 6}
 WORKFLOWS = dev.ROOT / "workflows"
 LORA = "mjesec_quickstart.safetensors"
-EPOCHS = 25  # of 48 Moons each
+KEPT_EPOCHS = 5  # LoRA files that a training leaves, roughly
 # what suits the tiny SDXL and no other
 QUICK = {"batch_size": 8, "rank": 16, "alpha": 16.0, "unet_lr": 2e-3, "text_lr": 5e-4, "gradient_checkpointing": False}
 
 
-def small(graph: Graph, train_steps: int) -> Graph:
-    """The graph for the tiny SDXL, small; numbers of sampling steps, seeds, prompts and values stay as they are."""
+def small(name: str, graph: Graph, train_steps: int) -> Graph:
+    """The graph for the tiny SDXL, small; prompts, and all seeds and values but those above stay as they are."""
     changes: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": dev.TINY_SDXL.name},
         "MjesecLoadKohyaConfig": {"resolution": SIZE, "steps": min(300, train_steps)},
@@ -46,9 +72,16 @@ def small(graph: Graph, train_steps: int) -> Graph:
         inputs = node["inputs"]
         inputs |= changes.get(node["class_type"], {})
         if inputs.get("save_every_epochs"):
-            inputs["save_every_epochs"] = EPOCHS
+            # an epoch of 48 Moons has 6 batches
+            inputs["save_every_epochs"] = max(1, train_steps // (6 * KEPT_EPOCHS))
         if node["class_type"] in ("MjesecSweep", "EmptyLatentImage", "MjesecNightScene"):
             inputs |= {"width": SIZE, "height": SIZE}
+        if node["class_type"] == "MjesecSweep":
+            inputs["seed"] = SEEDS.get(name, inputs["seed"])
+        if isinstance(inputs.get("values"), str):
+            inputs["values"] = VALUES.get((name, inputs["values"]), inputs["values"])
+        if "caption" in inputs:
+            inputs["caption"] = inputs["caption"].replace(*CAPTIONS.get(name, ("", "")))
         if str(inputs.get("lora_name", "")).endswith(".safetensors"):
             inputs["lora_name"] = LORA
     return graph
@@ -64,18 +97,51 @@ def pictures_of(graph: Graph, entry: Mapping[str, Any], output: Path) -> dict[st
     raise dev.Failure("The workflow left no picture.")
 
 
-def montage(pictures: Sequence[Path]) -> Image.Image:
-    """Pictures of one width below each other in two columns."""
-    width, columns = 480, [[], []]  # type: ignore[var-annotated]
-    for path in pictures:
-        with Image.open(path) as image:
-            scaled = image.convert("RGB").resize((width, round(image.height * width / image.width)))
-        min(columns, key=lambda column: sum(one.height for one in column)).append(scaled)
-    sheet = Image.new("RGB", (2 * width, max(sum(one.height for one in column) for column in columns)), "white")
-    for x, column in enumerate(columns):
-        for at, one in enumerate(column):
-            sheet.paste(one, (x * width, sum(before.height for before in column[:at])))
+def montage(pictures: Mapping[str, Path]) -> Image.Image:
+    """One telling cell of each figure, at its own pixels, above the figure's number."""
+    from pack.figures.fonts import Face
+    from PIL import ImageDraw
+
+    face, side, foot = Face("sans", 18), 152, 40
+    cells = {name: _telling_cell(name, path) for name, path in pictures.items()}
+    shown = {name: cell for name, cell in cells.items() if cell is not None}
+    rows = -(-len(shown) // 4)
+    sheet = Image.new("RGB", (4 * side, rows * (side + foot)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (name, cell) in enumerate(shown.items()):
+        x, y = number % 4 * side, number // 4 * (side + foot)
+        sheet.paste(cell.resize((SIZE, SIZE)), (x + (side - SIZE) // 2, y + (side - SIZE) // 2))
+        label = f"Slika {name.removeprefix('fig').split('_')[0].lstrip('0')}"
+        pen.text((x + side // 2, y + side + 8), label, fill="#1b1c1e", font=face.font, anchor="ma")
     return sheet
+
+
+def _telling_cell(name: str, figure: Path) -> Image.Image | None:
+    """None for a figure without a manifest: it shows what goes in and not what comes out."""
+    manifest = figure.with_name(figure.name.replace("_.png", ".json"))
+    if not manifest.is_file():
+        return None
+    cells = json.loads(manifest.read_text(encoding="utf-8"))["cells"]
+    with Image.open(cells[TELLING.get(name, len(cells) - 1)]["path"]) as image:
+        return image.convert("RGB")
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Below each other, the narrower ones in the middle."""
+    sheet = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
+    y = 0
+    for one in pictures:
+        sheet.paste(one.convert("RGB"), ((sheet.width - one.width) // 2, y))
+        y += one.height
+    return sheet
+
+
+def picture_of(name: str, made: Mapping[str, Path]) -> Image.Image:
+    """What stands for a workflow: its own figure, or what takes its place."""
+    if name == "thesis_all":
+        return montage(made)
+    own = STACKED.get(name) or ((name,) if name in made else tuple(made)[:1])
+    return stacked([Image.open(made[figure]) for figure in own])
 
 
 def thumbnail(picture: Image.Image, path: Path) -> None:
@@ -109,16 +175,16 @@ def make(options: argparse.Namespace) -> int:
             if options.only and name not in options.only:
                 continue
             text = (WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")
-            graph = small(json.loads(text), options.train_steps)
+            graph = small(name, json.loads(text), options.train_steps)
             entry = run(process, graph)
             made = pictures_of(graph, entry, process.base / "output")
-            own = made.get(f"mjesec/{name}") or next(iter(made.values()))
-            picture = montage(list(made.values())) if name == "thesis_all" else Image.open(own)
-            thumbnail(picture, WORKFLOWS / f"{name}.jpg")
-            if name in SHOWN:
-                # without the graph in it, which is a file of its own here
-                picture.convert("RGB").save(dev.ROOT / "docs" / f"{name}.png", optimize=True)
-            print(f"{name}: {own.name}", flush=True)
+            made = {prefix.removeprefix("mjesec/"): path for prefix, path in made.items()}
+            thumbnail(picture_of(name, made), WORKFLOWS / f"{name}.jpg")
+            for figure in SHOWN.get(name, ()):
+                with Image.open(made[figure]) as image:
+                    # without the graph in it, which is a file of its own here
+                    image.convert("RGB").save(dev.ROOT / "docs" / f"{figure}.png", optimize=True)
+            print(f"{name}: {', '.join(made)}", flush=True)
     return 0
 
 

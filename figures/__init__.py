@@ -3,8 +3,8 @@
 Importing this loads Pillow alone; numpy and matplotlib come with the first chart, heat map or PDF.
 """
 
-from .axes import Axis, Parameter, format_value, parse_values
-from .cells import Cell, cells, execution_order
+from .axes import UNLABELLED, Axis, Parameter, format_value, parse_values
+from .cells import Cell, cells, check_distinct, count, execution_order
 from .chart import loss_chart
 from .contact_sheet import contact_sheet
 from .draw import by_index, draw_figure, draw_pages, image_sizes, render
@@ -26,6 +26,7 @@ from .style import FigureStyle
 __all__ = [
     "COST_RANK",
     "PARAMETERS",
+    "UNLABELLED",
     "Axis",
     "Cell",
     "FigureStyle",
@@ -33,7 +34,9 @@ __all__ = [
     "Parameter",
     "by_index",
     "cells",
+    "check_distinct",
     "contact_sheet",
+    "count",
     "draw_figure",
     "draw_heat_map",
     "draw_pages",

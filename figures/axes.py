@@ -18,13 +18,17 @@ __all__ = [
 ]  # fmt: skip
 
 Position = Literal["auto", "columns", "rows", "pages"]
+UNLABELLED = " "
 
 
-def format_value(value: Value) -> str:
+_DIGITS, _ALL_DIGITS = 6, 17
+
+
+def format_value(value: Value, digits: int = _DIGITS) -> str:
     """A value as a reader writes it: 0.8, never 0.8000000001; 7, never 7.0; large whole numbers in full."""
     if isinstance(value, float) and math.isfinite(value):
-        rounded = Decimal(f"{value:.6g}").normalize()
-        return f"{rounded:f}" if -6 < rounded.adjusted() < 15 else f"{value:.6g}"
+        rounded = Decimal(f"{value:.{digits}g}").normalize()
+        return f"{rounded:f}" if -6 < rounded.adjusted() < 15 else f"{value:.{digits}g}"
     return str(value)
 
 
@@ -34,7 +38,7 @@ class Axis:
 
     parameter: name in PARAMETERS, or any other name of the sampler's (then `label` defaults to the name).
     values: int, float or str, at least one; order and duplicates are kept.
-    label: printed beside the values; empty takes the parameter's own.
+    label: printed beside the values; empty takes the parameter's own, a blank (`UNLABELLED`) prints none.
     position: "auto" lets the layout choose (first axis columns, second rows, further ones nested or pages).
     names: printed instead of the values, one for each; empty prints the values.
     """
@@ -86,7 +90,7 @@ class Axis:
         known = PARAMETERS.get(self.parameter)
         if known is not None and known.is_file:
             return _file_texts(self.values)
-        return _aligned([format_value(value) for value in self.values])
+        return _aligned(_told_apart(self.values))
 
 
 def _check(name: str, known: Parameter | None, value: Value) -> None:
@@ -96,6 +100,15 @@ def _check(name: str, known: Parameter | None, value: Value) -> None:
         raise ValueError(f"{name} cannot be {value!r}; an axis takes numbers and text.")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} cannot be {value}; an axis takes finite numbers.")
+
+
+def _told_apart(values: Sequence[Value]) -> list[str]:
+    """As few digits as leave no two different values alike, six of them at least."""
+    for digits in range(_DIGITS, _ALL_DIGITS + 1):
+        texts = [format_value(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
 
 
 def _aligned(texts: list[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from .axes import Axis, Value, format_value
 from .parameters import COST_RANK
@@ -27,12 +28,22 @@ class Cell:
 
 def cells(axes: Sequence[Axis]) -> tuple[Cell, ...]:
     """All combinations, last axis fastest; no axes make one cell; ValueError for a parameter used twice."""
+    check_distinct(axes)
+    indices = product(*(range(len(axis)) for axis in axes))
+    return tuple(Cell(index, tuple(_pairs(axes, index))) for index in indices)
+
+
+def count(axes: Sequence[Axis]) -> int:
+    """How many cells the axes make; none of them is made."""
+    return prod(len(axis) for axis in axes)
+
+
+def check_distinct(axes: Sequence[Axis]) -> None:
+    """ValueError for a parameter used twice."""
     names = [axis.parameter for axis in axes]
     for position, name in enumerate(names):
         if name in names[:position]:
             raise ValueError(f'Two axes vary "{name}"; put all its values on one axis.')
-    indices = product(*(range(len(axis)) for axis in axes))
-    return tuple(Cell(index, tuple(_pairs(axes, index))) for index in indices)
 
 
 def _pairs(axes: Sequence[Axis], index: tuple[int, ...]) -> list[tuple[str, Value]]:

@@ -84,13 +84,17 @@ def placed_images(
 ) -> Iterator[tuple[CellBox, Image.Image | None]]:
     """Each cell and its RGB image, scaled only where the layout's box asks for it; None if missing."""
     for cell in layout.cells:
-        image = None if cell.is_missing else image_at(cell.index)
-        if image is None:
-            yield cell, None
-            continue
-        size = (cell.box.width, cell.box.height)
-        opaque = _opaque(image, layout.style.palette.page)
-        yield cell, opaque if opaque.size == size else opaque.resize(size, Image.Resampling.LANCZOS)
+        yield cell, placed_image(layout, cell, image_at)
+
+
+def placed_image(layout: Layout, cell: CellBox, image_at: Callable[[Index], Image.Image | None]) -> Image.Image | None:
+    """One cell of `placed_images`."""
+    image = None if cell.is_missing else image_at(cell.index)
+    if image is None:
+        return None
+    size = (cell.box.width, cell.box.height)
+    opaque = _opaque(image, layout.style.palette.page)
+    return opaque if opaque.size == size else opaque.resize(size, Image.Resampling.LANCZOS)
 
 
 def _opaque(image: Image.Image, page: str) -> Image.Image:

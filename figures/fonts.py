@@ -60,6 +60,10 @@ def missing_glyphs(text: str, family: Family = "sans", bold: bool = False) -> st
     return "".join(dict.fromkeys(char for char in clean(text) if char != "\n" and ord(char) not in glyphs))
 
 
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"[+\-−]?\d[\d.,]*(?:e[+-]?\d+)?", text) is not None
+
+
 @dataclass(frozen=True)
 class Face:
     """A font at a size in px: measures and wraps text with the font's own metrics."""
@@ -91,7 +95,10 @@ class Face:
         return max((int(-(-self.width(line) // 1)) for line in lines), default=0)
 
     def wrap(self, text: str, limit: float) -> tuple[str, ...]:
-        """Lines no wider than `limit` px, no text lost: breaks at blanks, else after -_/., else anywhere."""
+        """Lines no wider than `limit` px, no text lost: breaks at blanks, else after -_/., else anywhere.
+
+        A number is never broken, though it be wider.
+        """
         lines: list[str] = []
         for paragraph in clean(text).split("\n"):
             line = ""
@@ -106,7 +113,8 @@ class Face:
 
     def _break(self, line: str, word: str, limit: float) -> list[str]:
         """`line` and then `word` on as many lines as it takes; the last one may be continued."""
-        if self.width(word) <= limit:
+        # half a number is another number
+        if self.width(word) <= limit or is_number(word):
             return [line, word] if line else [word]
         done = [line] if line else []
         current = ""

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from .arrange import Side
 from .axes import Axis
+from .fonts import is_number
 from .layout import Block, Rule, TextRun
 from .measure import Metrics
 
 # em: label to values, values to cells, level to level; the same beside rows
 LABEL_GAP, VALUE_GAP, LEVEL_GAP = 0.15, 0.35, 0.3
 LABEL_SIDE_GAP, VALUE_SIDE_GAP = 0.35, 0.5
+# columns from which on values that do not fit stand upright, and how long (em) they may then be
+MANY_COLUMNS, LONGEST_UPRIGHT = 8, 14
 
 
 @dataclass(frozen=True)
@@ -100,21 +103,54 @@ def column_headers(
     rules: list[Rule] = []
     y = top
     for level, number in enumerate(side.axes):
-        if labelled:
+        if labelled and axes[number].label.strip():
             label = metrics.block(axes[number].label, "label", track.total)
             texts += label.at(track.middle, y)
             y += label.height + metrics.em(LABEL_GAP)
         shared = spans(axes, side, lines, level)
-        blocks = [metrics.block(span.text, "value", track.length_of(span)) for span in shared]
-        height = max(block.height for block in blocks)
-        for span, block in zip(shared, blocks, strict=True):
-            texts += block.at(track.middle_of(span), y + height - block.height)
+        if level == len(side.axes) - 1 and stand_upright(axes, side, track.lengths, metrics):
+            values, height = _upright_values(shared, track, metrics, y)
+        else:
+            values, height = _level_values(shared, track, metrics, y)
+        texts += values
         y += height + metrics.em(VALUE_GAP)
         if level < len(side.axes) - 1:
             weight = max(1, metrics.em(0.06))
             rules += [Rule(*_flat(track.reach(span), y), weight) for span in shared]
             y += weight + metrics.em(LEVEL_GAP)
     return ColumnHeaders(y - top, tuple(texts), tuple(rules))
+
+
+def _level_values(shared: Sequence[Span], track: Track, metrics: Metrics, y: int) -> tuple[list[TextRun], int]:
+    blocks = [metrics.block(span.text, "value", track.length_of(span)) for span in shared]
+    height = max(block.height for block in blocks)
+    placed = zip(shared, blocks, strict=True)
+    return [run for span, block in placed for run in block.at(track.middle_of(span), y + height - block.height)], height
+
+
+def _upright_values(shared: Sequence[Span], track: Track, metrics: Metrics, y: int) -> tuple[list[TextRun], int]:
+    """Each value reads upwards and ends at the cells."""
+    face, limit = metrics.face("value"), metrics.em(LONGEST_UPRIGHT)
+    texts: list[TextRun] = []
+    # no more lines than stand side by side over the column
+    blocks = [
+        Block(face.shorten(span.text, limit, max(1, track.length_of(span) // face.line_height)), face, "value")
+        for span in shared
+    ]
+    height = max(block.width for block in blocks)
+    for span, block in zip(shared, blocks, strict=True):
+        left = track.middle_of(span) - block.height / 2
+        texts += block.turned_at(round(left), y + height - block.width / 2)
+    return texts, height
+
+
+def stand_upright(axes: Sequence[Axis], side: Side, widths: Sequence[int], metrics: Metrics) -> bool:
+    """Whether the innermost values are too many and too wide to stand level over columns of such widths."""
+    if not side.axes or len(widths) < MANY_COLUMNS:
+        return False
+    face, inner = metrics.face("value"), axes[side.axes[-1]].texts
+    words = tuple(word for text in inner for word in text.split())
+    return face.widest(words) + metrics.em(0.3) > min(widths)
 
 
 def _flat(reach: tuple[int, int], y: int) -> tuple[int, int, int, int]:
@@ -124,12 +160,14 @@ def _flat(reach: tuple[int, int], y: int) -> tuple[int, int, int, int]:
 def least_column_widths(
     axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], metrics: Metrics
 ) -> list[int]:
-    """What each column needs lest short values break within a word: their width, at most 4 em."""
+    """What each column needs lest short values break within a word: their width, at most 4 em, numbers all of it."""
     if not side.axes:
         return [0] * len(lines)
     face = metrics.face("value")
     innermost = spans(axes, side, lines, len(side.axes) - 1)
-    return [min(face.widest((span.text,)), metrics.em(4)) for span in innermost]
+    most = [None if is_number(span.text) else metrics.em(4) for span in innermost]
+    widths = [face.widest((span.text,)) for span in innermost]
+    return [width if limit is None else min(width, limit) for width, limit in zip(widths, most, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -146,10 +184,9 @@ class RowHeaders:
 
     def width(self, metrics: Metrics, length: int) -> int:
         """px from the left edge of the headers to the cells."""
-        labels = sum(block.height for block in self.label_blocks(metrics, length))
-        gaps = metrics.em(LABEL_SIDE_GAP) + metrics.em(VALUE_SIDE_GAP)
+        labels = sum(_beside(block, metrics) for block in self.label_blocks(metrics, length))
         between = (metrics.em(LEVEL_GAP) + metrics.em(0.06)) * max(0, len(self.levels) - 1)
-        return labels + sum(self.widths) + gaps * len(self.levels) + between
+        return labels + sum(self.widths) + metrics.em(VALUE_SIDE_GAP) * len(self.levels) + between
 
     def least_heights(self, heights: Sequence[int], gaps: Sequence[int], metrics: Metrics) -> list[int]:
         """Row heights, raised where a header is longer than the rows that it stands beside."""
@@ -164,10 +201,15 @@ class RowHeaders:
         return raised
 
 
+def _beside(label: Block, metrics: Metrics) -> int:
+    """px that a label takes to the left of its values; one that is blank takes none."""
+    return label.height + metrics.em(LABEL_SIDE_GAP) if any(label.lines) else 0
+
+
 def row_headers(
     axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], metrics: Metrics, cell_width: float
 ) -> RowHeaders:
-    """Wrap the row values to about a cell's width, but to no less than 9 em and no more than 18."""
+    """Wrap the row values to about a cell's width, but to no less than 9 em and no more than 18; numbers never."""
     limit = min(max(metrics.em(9), 0.8 * cell_width), metrics.em(18))
     levels, widths = [], []
     for level in range(len(side.axes)):
@@ -188,8 +230,8 @@ def place_row_headers(
     for number, (level, label) in enumerate(
         zip(headers.levels, headers.label_blocks(metrics, track.total), strict=True)
     ):
-        texts += label.turned_at(x, track.middle)
-        x += label.height + metrics.em(LABEL_SIDE_GAP) + headers.widths[number]
+        texts += label.turned_at(x, track.middle) if any(label.lines) else []
+        x += _beside(label, metrics) + headers.widths[number]
         for span, block in level:
             texts += block.at(x, track.middle_of(span) - block.height / 2, "end")
         x += metrics.em(VALUE_SIDE_GAP)

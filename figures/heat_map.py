@@ -42,12 +42,14 @@ def plan_heat_map(
     *,
     cell_size: tuple[int, int] = (112, 72),
     digits: int = 3,
+    spreads: Mapping[Index, float | None] | None = None,
 ) -> tuple[Layout, Callable[[Index], Image.Image | None]]:
     """Layout and cell images for `render`, `save_svg` and `save_pdf`.
 
     values: by cell index; absent, None and not finite ones are drawn as missing. Colours run from the least
     to the greatest value (viridis: legible in grey and to the colour-blind).
-    cell_size: px. digits: significant ones printed.
+    cell_size: px. digits: significant ones of the greatest value; all have as many decimals as that one takes.
+    spreads: printed after ± below the values.
     """
     finite = {index: value for index, value in values.items() if value is not None and math.isfinite(value)}
     layout = plan_figure(axes, dict.fromkeys(finite, cell_size), style)
@@ -55,12 +57,13 @@ def plan_heat_map(
     texts = [
         replace(run, text=_NO_VALUE) if run.role == "reason" and run.text == "no image" else run for run in layout.texts
     ]
-    size = _number_size(layout, [_number(value, digits) for value in finite.values()])
-    texts += [
-        _centred(style, cell.box, _number(finite[cell.index], digits), size, _ink_on(colours[cell.index]))
-        for cell in layout.cells
-        if cell.index in finite
-    ]
+    told = dict(zip(finite, _numbers(list(finite.values()), digits), strict=True))
+    more = {index: spread for index in finite if (spread := (spreads or {}).get(index)) is not None}
+    told_more = {index: f"± {text}" for index, text in zip(more, _numbers(list(more.values()), 2), strict=True)}
+    size = _number_size(layout, [*told.values(), *told_more.values()])
+    for cell in (cell for cell in layout.cells if cell.index in finite):
+        lines = [told[cell.index], *([told_more[cell.index]] if cell.index in told_more else [])]
+        texts += _centred(style, cell.box, lines, size, _ink_on(colours[cell.index]))
     swatches = {index: Image.new("RGB", cell_size, colour) for index, colour in colours.items()}
     return replace(layout, texts=tuple(texts)), swatches.get
 
@@ -75,6 +78,20 @@ def _viridis(values: Sequence[float]) -> list[Colour]:
     shares = [(value - low) / span if span else 0.5 for value in values]
     rows = colormaps["viridis"](shares, bytes=True)
     return [(int(red), int(green), int(blue)) for red, green, blue, _ in rows]
+
+
+def _numbers(values: Sequence[float], digits: int) -> list[str]:
+    """All with the decimals of the greatest, or more where they would then be alike; each in its own way if that
+    takes too many."""
+    greatest = max((abs(value) for value in values), default=0.0)
+    if greatest == 0 or not 1e-4 <= greatest < 10**digits:
+        return [_number(value, digits) for value in values]
+    first = max(0, digits - 1 - math.floor(math.log10(greatest)))
+    for decimals in range(first, first + 3):
+        texts = [f"{value:.{decimals}f}" for value in values]
+        if all(float(text) or not value for text, value in zip(texts, values, strict=True)):
+            return texts
+    return [_number(value, digits) for value in values]
 
 
 def _number(value: float, digits: int) -> str:
@@ -95,10 +112,14 @@ def _number_size(layout: Layout, texts: Sequence[str]) -> int:
     return size
 
 
-def _centred(style: FigureStyle, box: Box, text: str, size: int, colour: str) -> TextRun:
-    digit_height = -Face(style.font, size).font.getbbox("0", anchor="ls")[1]
-    x, baseline = box.x + box.width / 2, box.y + (box.height + digit_height) / 2
-    return TextRun(text, x, baseline, size, False, "middle", "value", colour=colour)
+def _centred(style: FigureStyle, box: Box, lines: Sequence[str], size: int, colour: str) -> list[TextRun]:
+    face = Face(style.font, size)
+    digit_height = -face.font.getbbox("0", anchor="ls")[1]
+    x, first = box.x + box.width / 2, box.y + (box.height + digit_height - (len(lines) - 1) * face.line_height) / 2
+    return [
+        TextRun(text, x, first + number * face.line_height, size, False, "middle", "value", colour=colour)
+        for number, text in enumerate(lines)
+    ]
 
 
 def _ink_on(colour: Colour) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .fonts import Face
+from .fonts import LINE_HEIGHT, Face
 from .layout import MM_PER_INCH, Block, Role
 from .style import DEFAULT_PT, FigureStyle
 
 SMALLEST = 11  # px; below it DejaVu's diacritics run together on a screen
 POINTS_PER_INCH = 72
+LEAST_PT = 6.0  # in print; narrow columns take upright values rather than smaller ones
 
 Sizes = Mapping[tuple[int, ...], "tuple[int, int] | None"]
 
@@ -55,15 +56,18 @@ def font_size(style: FigureStyle, cell_widths: Sequence[int], dpi: float) -> int
     """Size of the headers in px for a figure with columns as wide as `cell_widths`, printed at `dpi`.
 
     Points are taken at their word. Without them the text is 8 pt on a page of known width, and else such that
-    it is 8 pt once the figure fills a text width of 160 mm; either way it stays in proportion to the cells.
+    it is 8 pt once the figure fills a text width of 160 mm; either way it stays in proportion to the cells, but
+    under 6 pt only where not even a line of it is as high as a column is wide.
     """
     if style.font_size_pt is not None:
         return max(1, round(style.font_size_pt * dpi / POINTS_PER_INCH))
     cell = sum(cell_widths) / len(cell_widths)
     if style.width_mm is not None:
-        return round(max(SMALLEST, min(DEFAULT_PT * dpi / POINTS_PER_INCH, cell / 5)))
+        least = min(LEAST_PT * dpi / POINTS_PER_INCH, cell / LINE_HEIGHT)
+        return round(max(SMALLEST, least, min(DEFAULT_PT * dpi / POINTS_PER_INCH, cell / 5)))
     wanted = sum(cell_widths) * DEFAULT_PT / POINTS_PER_INCH * MM_PER_INCH / 160
-    lowest, highest = max(SMALLEST, cell / 30), max(SMALLEST, cell / 7)
+    least = min(wanted * LEAST_PT / DEFAULT_PT, cell / 3.5)
+    lowest, highest = max(SMALLEST, cell / 30), max(SMALLEST, cell / 7, least)
     return round(min(max(wanted, lowest), highest))
 
 

@@ -52,5 +52,6 @@ UNITS = {
     "contrast": "% of full scale",
     "clipped highlights": "% of the pixels",
     "distance": "RMS, of 255",
+    "CLIP score": "cosine of image and prompt",
     "seconds": "s",
 }

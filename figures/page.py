@@ -36,7 +36,8 @@ class Page:
         """The values that all cells of the page share."""
         side = self.arrangement.pages
         pairs = zip(side.axes, self.line, strict=True)
-        return " · ".join(f"{self.axes[axis].label}: {self.axes[axis].texts[at]}" for axis, at in pairs)
+        told = ((self.axes[axis].label.strip(), self.axes[axis].texts[at]) for axis, at in pairs)
+        return " · ".join(f"{label}: {text}" if label else text for label, text in told)
 
     @property
     def rows(self) -> tuple[Line, ...]:

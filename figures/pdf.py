@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from .draw import placed_images
+from .draw import placed_image
 from .files import replacing
 from .fonts import font_path
-from .layout import Box, Layout, Rule, TextRun
+from .layout import Box, CellBox, Layout, Rule, TextRun
 from .measure import POINTS_PER_INCH
 from .page import Index
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 _SETTINGS: dict[str, Any] = {
     "pdf.fonttype": 42,  # TrueType, so that text can be searched, copied and edited
@@ -32,8 +34,9 @@ _ALIGNMENT = {"start": "left", "middle": "center", "end": "right"}
 def save_pdf(layouts: Layout | Sequence[Layout], image_at: Callable[[Index], Image.Image | None], path: Path) -> None:
     """Write one page for each layout, at its printed size, to `path`.
 
-    image_at: a cell's image by its index. Images are stored as they are, without loss or resampling. The file
-    carries no date, so equal figures make equal files. Raises OSError, naming the file.
+    image_at: a cell's image by its index, so that one image at a time is in memory. Images are stored as they are,
+    without loss or resampling. The file carries no date, so equal figures make equal files. Raises OSError, naming
+    the file.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_pdf import PdfPages
@@ -55,11 +58,11 @@ def _page(layout: Layout, image_at: Callable[[Index], Image.Image | None]) -> Fi
     size = (layout.width / layout.dpi, layout.height / layout.dpi)
     figure = Figure(figsize=size, facecolor=palette.page)
     FigureCanvasPdf(figure)
-    for cell, image in placed_images(layout, image_at):
-        if image is None:
+    for cell in layout.cells:
+        if cell.is_missing:
             _add_box(figure, layout, cell.box, palette.box, palette.box_edge)
         else:
-            _add_image(figure, layout, cell.box, image)
+            _add_image(figure, layout, cell, image_at)
     for rule in layout.rules:
         _add_box(figure, layout, _rule_box(rule), palette.rule, None)
     for run in layout.texts:
@@ -71,13 +74,28 @@ def _rule_box(rule: Rule) -> Box:
     return Box(rule.x1, rule.y1, rule.x2 - rule.x1 or rule.weight, rule.y2 - rule.y1 or rule.weight)
 
 
-def _add_image(figure: Figure, layout: Layout, box: Box, image: Image.Image) -> None:
+class _Pixels:
+    """What the PDF's writer takes for an array, and holds until the file ends: read only while it is written."""
+
+    def __init__(self, layout: Layout, cell: CellBox, image_at: Callable[[Index], Image.Image | None]) -> None:
+        self._source = layout, cell, image_at
+        self.shape = (cell.box.height, cell.box.width, 3)
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        import numpy as np
+
+        image = placed_image(*self._source)
+        if image is None:
+            raise ValueError(f"The image of cell {self._source[1].index} is gone; queue the sweep again.")
+        return np.asarray(image)[::-1][part]  # the writer takes the lowest row first
+
+
+def _add_image(figure: Figure, layout: Layout, cell: CellBox, image_at: Callable[[Index], Image.Image | None]) -> None:
     """Hand the pixels to the PDF as they are; matplotlib's own image artists may resample them."""
-    import numpy as np
     from matplotlib.artist import Artist
     from matplotlib.transforms import Affine2D
 
-    opaque = np.asarray(image.convert("RGBA"))[::-1]  # the backend takes the lowest row first
+    box, pixels = cell.box, _Pixels(layout, cell, image_at)
     scale = POINTS_PER_INCH / layout.dpi
 
     class Pixels(Artist):
@@ -85,7 +103,7 @@ def _add_image(figure: Figure, layout: Layout, box: Box, image: Image.Image) -> 
             graphics = renderer.new_gc()
             left, bottom = box.x * scale, (layout.height - box.y - box.height) * scale
             size = Affine2D().scale(box.width * scale, box.height * scale)
-            renderer.draw_image(graphics, left, bottom, opaque, size)
+            renderer.draw_image(graphics, left, bottom, pixels, size)
             graphics.restore()
 
     figure.add_artist(Pixels())

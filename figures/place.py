@@ -14,6 +14,7 @@ from .headers import (
     least_column_widths,
     place_row_headers,
     row_headers,
+    stand_upright,
 )
 from .layout import Block, Box, CellBox, Layout, Role, Rule, TextRun
 from .measure import SMALLEST, Metrics, print_dpi
@@ -56,8 +57,13 @@ def _tag_height(page: Page, metrics: Metrics) -> int:
 
 def _columns(page: Page, metrics: Metrics, left: int) -> Track:
     widths = list(page.column_widths)
-    for lines in page.bands:
-        least = least_column_widths(page.axes, page.arrangement.columns, lines, metrics)
+    side = page.arrangement.columns
+    # upright values need no more than the height of a line
+    upright = stand_upright(page.axes, side, widths, metrics)
+    if upright:
+        widths = [max(width, metrics.face("value").line_height) for width in widths]
+    for lines in page.bands if not upright else ():
+        least = least_column_widths(page.axes, side, lines, metrics)
         widths[: len(lines)] = [max(pair) for pair in zip(widths, least, strict=False)]
     found = [gaps_between(lines, metrics.gap, metrics.group_gap) for lines in page.bands]
     # bands that part their groups at different columns cannot share wider gaps
@@ -94,11 +100,12 @@ class _Band:
         return rows.end + _tag_height(page, metrics)
 
     def _place_cell(self, sheet: _Sheet, index: Index, at: tuple[int, int], slot: Box) -> None:
-        """The image in the middle of its slot, at its own size."""
+        """The image at its own size, below the middle of its header and level with its row's other images."""
         size = self.page.image_sizes.get((self.number, *at))
         column, row = self.page.column_widths[at[1]], self.page.row_heights[self.number][at[0]]
         width, height = size or (column, row)
-        x, y = slot.x + (slot.width - width) // 2, slot.y + (slot.height - height) // 2
+        # a slot is higher than its row's images where the row's header needs it
+        x, y = slot.x + (slot.width - width) // 2, slot.y + (slot.height - row) // 2
         box = Box(x, y, width, height)
         sheet.cells.append(CellBox(index, box, size is None))
         if size is None:
@@ -175,8 +182,7 @@ def _assemble(page: Page, sheet: _Sheet, metrics: Metrics, grid_width: int, grid
         if text.strip():
             block = metrics.block(text, role, width)
             y += metrics.em(0.8 if number < 2 else 0.2)
-            centred = role == "caption" and len(block.lines) == 1
-            texts += block.at(middle if centred else margin, y, "middle" if centred else "start")
+            texts += block.at(margin, y, "start")
             y += block.height
     total = width + 2 * margin
     return Layout(

@@ -158,6 +158,11 @@ def _plain(known: Parameter, number: Decimal) -> Value:
 # text
 
 
+def split_items(text: str) -> tuple[str, ...]:
+    """The items of one line, parted by commas; those in quotes keep theirs. ValueError quotes what is unreadable."""
+    return tuple(_quoted_items(text))
+
+
 def _texts(known: Parameter, text: str) -> tuple[Value, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     values: list[str] = []
@@ -176,7 +181,8 @@ _TEXT_ITEM = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<bare>[^",][^,]*))
 
 
 def _quoted_items(line: str) -> list[str]:
-    values, position = [], 0
+    values: list[str] = []
+    position = 0
     while position < len(line):
         match = _TEXT_ITEM.match(line, position)
         if match is None:

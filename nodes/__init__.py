@@ -11,6 +11,7 @@ from . import (
     dataset,
     editor_routes,  # noqa: F401 - as live
     figure,
+    grid_images,
     grid_of_images,
     grid_views,
     kohya,
@@ -50,6 +51,7 @@ NODES: list[type[io.ComfyNode]] = [
     *scene.NODES,
     *grid_of_images.NODES,
     *grid_views.NODES,
+    *grid_images.NODES,
     *measure.NODES,
     *nearest.NODES,
     *loss_by_weight.NODES,

@@ -6,7 +6,6 @@ says why. How far a batch is from the host's own KSampler is measured on one cel
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -15,16 +14,16 @@ from typing import Any
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import latent_preview
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
 
 from .batch_lora import BatchLora
+from .cell_store import CannotKeep
 from .engine import Job, Sweeping
+from .preflight import memory_of
 from .sampling import Studio
 from .shot import Shot
 
-_MOST_AT_ONCE = 16
 _BROWNIAN = frozenset(
     f"dpmpp_{kind}{place}" for kind in ("sde", "2m_sde", "2m_sde_heun", "3m_sde") for place in ("", "_gpu")
 )
@@ -159,13 +158,14 @@ def sample_batch(studio: Studio, shots: Sequence[Shot], model: Any) -> torch.Ten
     guider = Guider(model, [shot.cfg for shot in shots])
     words = [studio.conditioning(shot) for shot in shots]
     guider.set_conds(*(stack_conditionings(side) for side in zip(*words, strict=True)))
-    samples = guider.sample(
-        noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, first.steps), disable_pbar=True, seed=first.seed,
-    )  # fmt: skip
-    return samples.to(
-        device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
-    )
+    with studio.timed():
+        samples = guider.sample(
+            noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
+            callback=studio.watch(model, first), disable_pbar=True, seed=first.seed,
+        )  # fmt: skip
+        return samples.to(
+            device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
+        )
 
 
 def refusal(studio: Studio, shot: Shot) -> str:
@@ -204,74 +204,94 @@ def groups(studio: Studio, jobs: Sequence[Job]) -> list[list[Job]]:
 
 def run_fast(sweeping: Sweeping, jobs: Sequence[Job]) -> None:
     """Compute what can be batched; what is left over is for the exact way."""
-    studio = sweeping.studio
-    sample: tuple[Job, torch.Tensor] | None = None
-    for group in groups(studio, jobs):
-        if len(group) < 2:
-            continue
-        if reason := refusal(studio, group[0].shot):
-            sweeping.note(f"Computed exactly and not in batches: {reason}.")
-            continue
+    for group in _strongest_first(_batchable(sweeping, jobs)):
         waiting = list(group)
-        size = _most_at_once(studio.parts(group[0].shot)[0], group[0].shot)
+        size = memory_of(sweeping.studio.parts(group[0].shot)[0], group[0].shot, fast=True).at_once
         while waiting and size > 1:
-            chunk = waiting[:size]
             try:
-                latents = _compute(sweeping, chunk)
+                _compute(sweeping, waiting[:size])
             except comfy.model_management.OOM_EXCEPTION:
                 comfy.model_management.soft_empty_cache()
                 size //= 2
                 sweeping.note(f"A batch did not fit into memory; smaller ones of {size} follow.")
                 continue
+            except CannotKeep:
+                raise
             except Exception as error:  # whatever it is, the exact way tells it cell by cell
                 sweeping.note(f"Computed exactly and not in batches: {error}.")
                 break
+            finally:
+                sweeping.at_once = 1
             waiting = waiting[size:]
-            if sample is None and len(chunk) > 1:
-                # the strongest guidance shows differences best
-                strongest = max(chunk, key=lambda job: job.shot.cfg)
-                at = chunk.index(strongest)
-                sample = strongest, latents[at : at + 1].clone()
-    if sample is not None:
-        try:
-            _compare(sweeping, *sample)
-        except Exception as error:
-            sweeping.note(f"How far fast is from exact could not be measured: {error}.")
 
 
-def _compute(sweeping: Sweeping, chunk: Sequence[Job]) -> torch.Tensor:
+def _batchable(sweeping: Sweeping, jobs: Sequence[Job]) -> list[list[Job]]:
+    found = []
+    for group in groups(sweeping.studio, jobs):
+        if len(group) < 2:
+            continue
+        if reason := refusal(sweeping.studio, group[0].shot):
+            sweeping.note(f"Computed exactly and not in batches: {reason}.")
+        else:
+            found.append(group)
+    return found
+
+
+def _strongest_first(found: Sequence[list[Job]]) -> list[list[Job]]:
+    """For each sampler the cell under the strongest guidance comes first, in its group and in all.
+
+    Guidance raises differences, so that this is the cell to measure them on before any other is kept.
+    """
+    strongest: dict[str, Job] = {}
+    for job in (job for group in found for job in group):
+        known = strongest.setdefault(job.shot.sampler, job)
+        if job.shot.cfg > known.shot.cfg:
+            strongest[job.shot.sampler] = job
+    chosen = {id(job) for job in strongest.values()}
+    ordered = [sorted(group, key=lambda job: id(job) not in chosen) for group in found]
+    return sorted(ordered, key=lambda group: id(group[0]) not in chosen)
+
+
+def _compute(sweeping: Sweeping, chunk: Sequence[Job]) -> None:
     studio, shots = sweeping.studio, [job.shot for job in chunk]
     began = time.perf_counter()
     weights = {shot.lora_weight_model for shot in shots}
     # one weight for all is merged into the model, as the exact way has it
     model = studio.model(shots[0]) if len(weights) == 1 else BatchLora.model(studio, shots)
+    sweeping.at_once = len(chunk)
     latents = sample_batch(studio, shots, model)
     sampled = (time.perf_counter() - began) / len(chunk)
+    if shots[0].sampler not in sweeping.checks:
+        _check(sweeping, chunk[0], latents[:1])
     for number, job in enumerate(chunk):
         began = time.perf_counter()
         image = studio.develop(latents[number : number + 1], job.shot)
         sweeping.keep(job, image, "fast", sampled + time.perf_counter() - began)
-    return latents
 
 
-def _most_at_once(model: Any, shot: Shot) -> int:
-    """How many images fit into the memory that is free beside the model, 16 at most."""
-    free = comfy.model_management.get_free_memory(model.load_device)
-    free -= max(0, model.model_size() - model.loaded_size())
-    one = model.memory_required([2, 4, shot.height // 8, shot.width // 8]) * 1.5
-    return max(1, min(_MOST_AT_ONCE, int(free // one)))
-
-
-def _compare(sweeping: Sweeping, job: Job, fast: torch.Tensor) -> None:
+def _check(sweeping: Sweeping, job: Job, fast: torch.Tensor) -> None:
     """Compute one cell exactly as well, and tell how far apart the two are."""
-    studio = sweeping.studio
+    sweeping.at_once = 0
+    try:
+        check = _compared(sweeping.studio, job, fast)
+    except Exception as error:
+        sweeping.note(f"How far fast is from exact could not be measured: {error}.")
+        return
+    sweeping.checks[job.shot.sampler] = check
+    sweeping.note(
+        f"Fast against exact on one cell ({job.cell}; {job.shot.sampler}, CFG scale {job.shot.cfg:g}): latents differ "
+        f"by {check['relative_latent_error']:.1e} of their norm, pixels by at most "
+        f"{check['most_8_bit_difference']} of 255."
+    )
+
+
+def _compared(studio: Studio, job: Job, fast: torch.Tensor) -> dict[str, object]:
     exact = studio.expose(job.shot)
     error = float((fast.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-12))
-    pictures = (studio.develop(latents, job.shot)[0].mul(255).byte().int() for latents in (fast, exact))
-    first, second = itertools.islice(pictures, 2)
-    most = int((first - second).abs().max())
-    sweeping.check = {"cell": str(job.cell), "relative_latent_error": error, "most_8_bit_difference": most}
-    sweeping.note(
-        f"Fast against exact on one cell ({job.cell}): latents differ by {error:.1e} of their norm, "
-        f"pixels by at most {most} of 255."
-    )
+    first, second = (studio.develop(latents, job.shot)[0].mul(255).byte().int() for latents in (fast, exact))
+    return {
+        "cell": str(job.cell),
+        "sampler": job.shot.sampler,
+        "relative_latent_error": error,
+        "most_8_bit_difference": int((first - second).abs().max()),
+    }

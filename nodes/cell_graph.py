@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .provenance import upstream
 from .shot import Shot
 
 Graph = dict[str, dict[str, Any]]
@@ -38,7 +39,8 @@ def graph_of_cell(prompt: Mapping[str, Mapping[str, Any]], sweep: str, shot: Sho
     )  # fmt: skip
     image = _add(graph, "VAEDecode", samples=[sampled, 0], vae=wires["vae"])
     _add(graph, "SaveImage", images=[image, 0], filename_prefix="mjesec/cell")
-    return {**_upstream(prompt, graph), **graph}
+    own = [value for node in graph.values() for value in node["inputs"].values()]
+    return {**upstream(prompt, own), **graph}
 
 
 def _with_lora(graph: Graph, wires: Mapping[str, list[Any]], shot: Shot) -> tuple[list[Any], list[Any]]:
@@ -57,16 +59,3 @@ def _add(graph: Graph, kind: str, **inputs: Any) -> str:
     key = str(_FIRST + len(graph))
     graph[key] = {"class_type": kind, "inputs": inputs}
     return key
-
-
-def _upstream(prompt: Mapping[str, Mapping[str, Any]], graph: Graph) -> Graph:
-    """The nodes of the prompt that the plain ones hang on, near or far."""
-    found: Graph = {}
-    waiting = [node for node in graph.values()]
-    while waiting:
-        for value in waiting.pop()["inputs"].values():
-            key = str(value[0]) if isinstance(value, (list, tuple)) and len(value) == 2 else ""
-            if key in prompt and key not in found:
-                found[key] = {name: prompt[key][name] for name in ("class_type", "inputs")}
-                waiting.append(found[key])
-    return found

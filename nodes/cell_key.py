@@ -11,6 +11,7 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import folder_paths
 import torch
+from comfy.cli_args import args
 
 from .apply import lora_from_file
 from .fingerprint import (
@@ -23,15 +24,32 @@ from .fingerprint import (
     text_fingerprint,
     vae_fingerprint,
 )
-from .sampling import Subject
+from .sampling import Lora, Subject
 from .shot import Shot
 from .version import versions
 
-_FORMAT = "mjesec cell 1"
+_FORMAT = "mjesec cell 2"
+# switches of the host's command line that change how it calculates; what it makes of the others is told by dtypes
+_SWITCHES = (
+    "force_fp32", "force_fp16", "fp32_unet", "fp64_unet", "bf16_unet", "fp16_unet", "fp8_e4m3fn_unet",
+    "fp8_e5m2_unet", "fp8_e8m0fnu_unet", "fp16_vae", "fp32_vae", "bf16_vae", "cpu_vae", "fp8_e4m3fn_text_enc",
+    "fp8_e5m2_text_enc", "fp16_text_enc", "fp32_text_enc", "bf16_text_enc", "fp16_intermediates",
+    "force_channels_last", "supports_fp8_compute", "enable_triton_backend", "disable_triton_backend",
+    "use_split_cross_attention", "use_quad_cross_attention", "use_pytorch_cross_attention", "use_sage_attention",
+    "use_flash_attention", "disable_xformers", "force_upcast_attention", "dont_upcast_attention", "deterministic",
+    "directml", "oneapi_device_selector",
+)  # fmt: skip
+
+
+def switches() -> str:
+    """Those of the host's switches that are set and may change an image, --fast with each of its features."""
+    given = [name for name in _SWITCHES if getattr(args, name, None) not in (None, False)]
+    fast = sorted(str(getattr(feature, "value", feature)) for feature in getattr(args, "fast", None) or ())
+    return " ".join([*given, *(f"fast:{feature}" for feature in fast)])
 
 
 def environment() -> dict[str, str]:
-    """Versions, device and dtypes: two hosts that differ in one of them may differ in the last bits of an image."""
+    """Versions, device, dtypes and switches: hosts that differ in one may differ in the last bits of an image."""
     device = comfy.model_management.get_torch_device()
     return {
         **versions(),
@@ -40,15 +58,23 @@ def environment() -> dict[str, str]:
         "unet_dtype": str(comfy.model_management.unet_dtype()),
         "text_dtype": str(comfy.model_management.text_encoder_dtype()),
         "vae_dtype": str(comfy.model_management.vae_dtype()),
+        "intermediate_dtype": str(comfy.model_management.intermediate_dtype()),
+        "switches": switches(),
     }
 
 
 class Keys:
-    """Keys for shots of one subject; each wire and each file is hashed once."""
+    """Keys for shots of one subject; each wire and each file is hashed once.
+
+    A file is hashed before the first cell and read when its own cell comes, perhaps hours later: the ``check_``
+    methods tell whether it still is what its cells are named after.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._loras: dict[str, str] = {}
+        self._checkpoints: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         self.environment = environment()
 
     def of(self, shot: Shot, how: str) -> str:
@@ -73,7 +99,7 @@ class Keys:
     def hashes(self) -> dict[str, str]:
         """What the manifest tells of the wires and files."""
         named = {f"lora {name}": value for name, value in self._loras.items() if name}
-        wired = {"lora": self._loras[""]} if "" in self._loras else {}
+        wired = {} if self.subject.lora is None else {"lora": self._lora_named("")}
         return {"model": self._model.hash, "clip": self._clip.hash, "vae": self._vae.hash, **wired, **named}
 
     @property
@@ -109,19 +135,51 @@ class Keys:
         return {id(words): fingerprint(words).hash for words in given if words is not None}
 
     def _words(self, given: object, text: str) -> object:
-        return {"text": text_fingerprint(text)} if given is None else {"wire": self._wired_words[id(given)]}
+        if given is not None:
+            return {"wire": self._wired_words[id(given)]}
+        if text not in self._texts:
+            self._texts[text] = text_fingerprint(text)
+        return {"text": self._texts[text]}
 
     def _models(self, shot: Shot) -> list[str]:
-        if not shot.checkpoint:
+        name = shot.checkpoint
+        if not name:
             return [self._model.hash, self._clip.hash, self._vae.hash]
-        path = folder_paths.get_full_path("checkpoints", shot.checkpoint)
-        if path is None:
-            raise ValueError(f"There is no checkpoint '{shot.checkpoint}'; choose one that the host lists.")
-        return [file_fingerprint(Path(path))]
+        if name not in self._checkpoints:
+            self._checkpoints[name] = _checkpoint_hash(name)
+        return [self._checkpoints[name]]
 
     def _lora(self, shot: Shot) -> str:
-        name = shot.lora_file
+        return self._lora_named(shot.lora_file)
+
+    def _lora_named(self, name: str) -> str:
         if name not in self._loras:
             lora = lora_from_file(name) if name else self.subject.lora
             self._loras[name] = "" if lora is None else lora_fingerprint(lora)
         return self._loras[name]
+
+    def check_lora(self, name: str, lora: Lora) -> None:
+        """Raises ValueError where ``lora``, as it was just read, is not what the keys were made of."""
+        if name in self._loras and lora_fingerprint(lora) != self._loras[name]:
+            raise ValueError(_replaced(f"LoRA '{name}'"))
+
+    def check_checkpoint(self, name: str) -> None:
+        """As ``check_lora``; to be called after the file was loaded."""
+        if name in self._checkpoints and _checkpoint_hash(name) != self._checkpoints[name]:
+            raise ValueError(_replaced(f"checkpoint '{name}'"))
+
+    def check_text(self, text: str) -> None:
+        """As ``check_lora``, of the embeddings that a text calls; to be called after it was encoded."""
+        if text in self._texts and text_fingerprint(text) != self._texts[text]:
+            raise ValueError(_replaced("folder of embeddings"))
+
+
+def _checkpoint_hash(name: str) -> str:
+    path = folder_paths.get_full_path("checkpoints", name)
+    if path is None:
+        raise ValueError(f"There is no checkpoint '{name}'; choose one that the host lists.")
+    return file_fingerprint(Path(path))
+
+
+def _replaced(what: str) -> str:
+    return f"The {what} was changed while the sweep ran; queue it again."

@@ -23,13 +23,21 @@ GRAPH = "prompt"
 _MOST_RATES = 32
 
 
+class CannotKeep(OSError):
+    """The store's folder takes no more files: nothing that is computed now could be kept."""
+
+
 @dataclass(frozen=True)
 class Kept:
-    """A cell on disk: its file, the hash of its pixels, and the seconds that it took when it was computed."""
+    """A cell on disk: its file, the hash of its pixels, and the seconds that it took when it was computed.
+
+    check: how far cells of its kind are from exact ones, where that was measured.
+    """
 
     path: Path
     pixels: str
     seconds: float
+    check: Mapping[str, object] | None = None
 
 
 def pixels_hash(image: Image.Image) -> str:
@@ -49,14 +57,30 @@ class CellStore:
         return self.folder / key[:2] / f"{key}.png"
 
     def find(self, key: str) -> Kept | None:
-        """The cell of that key; a file that is damaged or of another key counts as none."""
+        """The cell of that key; a file that is damaged, also in its pixels, or of another key counts as none."""
         path = self.path(key)
         # Pillow gives OSError and SyntaxError for broken files
         with suppress(OSError, SyntaxError, ValueError, KeyError, TypeError), Image.open(path) as image:
             record = json.loads(image.info[RECORD])
+            # reads the file to its end and compares the check sums, without unpacking the pixels
+            image.verify()
             if record["key"] == key:
-                return Kept(path, str(record["pixels"]), float(record["seconds"]))
+                return Kept(path, str(record["pixels"]), float(record["seconds"]), record.get("check"))
         return None
+
+    def probe(self) -> None:
+        """Write a file and remove it.
+
+        Raises:
+            CannotKeep: names the folder.
+        """
+        trial = self.folder / ".probe"
+        try:
+            with replacing(trial) as file:
+                file.write(b"\0" * 4096)
+            trial.unlink(missing_ok=True)
+        except OSError as error:
+            raise CannotKeep(str(error)) from error
 
     def keep(
         self,
@@ -65,21 +89,27 @@ class CellStore:
         seconds: float,
         parameters: Mapping[str, object],
         graph: Mapping[str, object] | None = None,
+        check: Mapping[str, object] | None = None,
     ) -> Kept:
         """Write a cell, ``parameters`` into its record; ``graph`` makes it again when the file is opened in the editor.
 
         Raises:
-            OSError: names the file that cannot be written.
+            CannotKeep: names the file that cannot be written.
         """
-        kept = Kept(self.path(key), pixels_hash(image), seconds)
+        kept = Kept(self.path(key), pixels_hash(image), seconds, check)
         record = {"key": key, "pixels": kept.pixels, "seconds": seconds, "parameters": dict(parameters)}
+        if check is not None:
+            record["check"] = dict(check)
         notes = PngInfo()
         notes.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, default=str))
         if graph is not None:
             # under this name the editor looks for it when the file is dropped there
             notes.add_text(GRAPH, json.dumps(graph))
-        with replacing(kept.path) as file:
-            image.save(file, "png", pnginfo=notes, compress_level=4)
+        try:
+            with replacing(kept.path) as file:
+                image.save(file, "png", pnginfo=notes, compress_level=4)
+        except OSError as error:
+            raise CannotKeep(str(error)) from error
         return kept
 
     def rate(self, kind: str) -> float | None:

@@ -14,15 +14,18 @@ import torch
 
 import nodes as host_nodes
 
-from ..figures import Axis
+from ..figures import UNLABELLED, Axis
+from .cell_key import environment
 from .cell_store import CellStore
+from .checkpoint_name import checkpoint_name
+from .fingerprint import fingerprint, patcher_fingerprint, vae_fingerprint
 from .grid import CellResult, Grid
 from .images import to_pillow
 from .pictures import keep_image
 
 # they take steps of their own, or tell x_t in another scale
 _OPAQUE = ("dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2")
-_ROWS = {"noisy image": "noisy image xₜ", "prediction": "prediction x₀"}
+_KINDS = ("noisy image", "prediction")
 
 Frame = dict[str, torch.Tensor]
 
@@ -46,12 +49,24 @@ class Run:
     def __post_init__(self) -> None:
         if self.sampler in _OPAQUE:
             raise ValueError(f"The sampler {self.sampler} does not show its steps; choose another, such as euler.")
+        if not self.denoise > 0:
+            raise ValueError("denoise is 0: nothing is sampled, so there are no steps to show; give more, such as 1.")
         samples = self.latent_image["samples"]
         if samples.ndim != 4 or samples.shape[0] != 1:
             raise ValueError(f"The latent holds {samples.shape[0]} images; a denoising strip shows one.")
 
     def numbers(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("seed", "steps", "cfg", "sampler", "scheduler", "denoise")}
+
+    def told(self) -> dict[str, object]:
+        """For the manifest: numbers, versions, and hashes of what came by wire; the model's tells its LoRA as well."""
+        words = {"positive": fingerprint(self.positive).hash, "negative": fingerprint(self.negative).hash}
+        models = {"model": patcher_fingerprint(self.model).hash, "vae": vae_fingerprint(self.vae).hash}
+        return {
+            "environment": environment(),
+            "hashes": {**models, **words, "latent": fingerprint(self.latent_image).hash},
+            "parameters": {**self.numbers(), "wired_checkpoint": checkpoint_name(self.model)},
+        }
 
 
 def strip(run: Run, at: tuple[int, ...], show: str, store: CellStore) -> tuple[Grid, dict[str, Any]]:
@@ -64,14 +79,16 @@ def strip(run: Run, at: tuple[int, ...], show: str, store: CellStore) -> tuple[G
         raise ValueError(f"A frame is asked for after step {at[-1]}, but the run has {run.steps} steps; change one.")
     began = time.perf_counter()
     frames, latent = watch(run, frozenset(at))
-    kinds = list(_ROWS) if show == "both" else [show]
+    if missing := [str(step) for step in at if step not in frames]:
+        raise ValueError(f"The sampler {run.sampler} shows nothing after step {', '.join(missing)}; leave it out.")
+    kinds = _KINDS if show == "both" else (show,)
     axes = (
         Axis("step", at, "Steps done"),
-        Axis("frame", tuple(_ROWS[kind] for kind in kinds), "Frame"),
+        Axis("frame", kinds, UNLABELLED),
     )
     seconds = (time.perf_counter() - began) / (len(at) * len(kinds))
     results = [_decoded(run, store, frames[step][kind], step, kind, seconds) for step in at for kind in kinds]
-    return Grid(axes, tuple(results), {"parameters": run.numbers()}), latent
+    return Grid(axes, tuple(results), run.told()), latent
 
 
 def watch(run: Run, at: frozenset[int]) -> tuple[dict[int, Frame], dict[str, Any]]:

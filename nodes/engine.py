@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import latent_preview
 import torch
 from PIL import Image
 
@@ -16,25 +18,32 @@ from .cell_key import Keys
 from .cell_store import CellStore, Kept
 from .grid import CellResult, Grid, Index
 from .images import to_pillow
-from .preflight import Preflight, preflight
+from .preflight import Memory, Preflight, memory_of, preflight
 from .progress import NodeWatcher
-from .sampling import Studio
+from .sampling import OnStep, Studio
 from .shot import Shot, shot_of
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell, its shot, and the names under which the store may hold it, the first being the one to make."""
+    """A cell, its shot, and the names under which the store may hold it, the first being the one to make.
+
+    keys: none where the cell has no name because a file of its own cannot be read; ``error`` tells why.
+    """
 
     cell: Cell
     shot: Shot
     ways: tuple[str, ...]
     keys: tuple[str, ...]
+    error: str = ""
 
 
 @dataclass
 class Sweeping:
-    """One run over the cells of some axes; ``graph_of`` gives the graph that each cell's file is to carry."""
+    """One run over the cells of some axes; ``graph_of`` gives the graph that each cell's file is to carry.
+
+    checks: by sampler, how far fast cells are from exact ones. at_once: cells that the running sampling makes.
+    """
 
     axes: tuple[Axis, ...]
     base: Shot
@@ -46,48 +55,72 @@ class Sweeping:
     keys: Keys = field(init=False)
     jobs: list[Job] = field(init=False)
     notes: list[str] = field(default_factory=list)
-    check: dict[str, object] = field(default_factory=dict)
+    checks: dict[str, dict[str, object]] = field(default_factory=dict)
+    at_once: int = 1
     _done: dict[Index, CellResult] = field(default_factory=dict)
     _rates: list[float] = field(default_factory=list)
     _computed: int = 0
     _missing: int = 0
+    _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.studio.subject)
         ways = ("fast", "exact") if self.mode == "fast" else ("exact",)
+        self.studio.seal, self.studio.watch = self.keys, self._follow
         self.jobs = []
         for cell in execution_order(cells(self.axes)):
-            shot = shot_of(self.base, cell, self.axes)
-            self.jobs.append(Job(cell, shot, ways, tuple(self.keys.of(shot, way) for way in ways)))
+            self.jobs.append(self._job(cell, shot_of(self.base, cell, self.axes), ways))
         if fleeting := self.keys.fleeting():
             self.notes.append(
                 f"The wires carry what has no lasting hash ({', '.join(fleeting)}): "
                 "these cells are found again only until ComfyUI restarts."
             )
 
+    def _job(self, cell: Cell, shot: Shot, ways: tuple[str, ...]) -> Job:
+        try:
+            return Job(cell, shot, ways, tuple(self.keys.of(shot, way) for way in ways))
+        except Exception as error:  # a file that cannot be read is this cell's failure and no other's
+            return Job(cell, shot, ways, (), _reason(error))
+
     def look(self) -> Preflight:
         """Find what is on disk, and count the rest."""
         for job in self.jobs:
-            if kept := self._find(job):
+            if job.error:
+                self._done[job.cell.index] = CellResult("", job.error, 0.0, parameters=asdict(job.shot))
+            elif kept := self._find(job):
                 self._done[job.cell.index] = kept
         todo = self._todo()
         self._missing = len(todo)
         rate = self.store.rate(self._kind)
-        return preflight(self.axes, [(job.cell, job.shot) for job in self.jobs], [job.shot for job in todo], rate)
+        unreadable = sum(bool(job.error) for job in self.jobs)
+        return preflight(
+            self.axes, [(job.cell, job.shot) for job in self.jobs], [job.shot for job in todo], rate,
+            unreadable=unreadable, memory=self._memory(todo),
+        )  # fmt: skip
+
+    def _memory(self, todo: list[Job]) -> Memory | None:
+        """What the first of the cells to make will take, for all are alike or nearly so."""
+        if not todo or self.studio.subject.model is None:
+            return None
+        largest = max((job.shot for job in todo), key=lambda shot: shot.width * shot.height)
+        return memory_of(self.studio.subject.model, largest, fast=self.mode == "fast")
 
     def run(self) -> Grid:
         """Compute what ``look`` did not find.
 
         Raises:
             ValueError: not one cell could be made; tells why the first failed.
+            CannotKeep: the folder of the cells takes no more; what is there stays.
         """
+        if todo := self._todo():
+            self.store.probe()
+            self.watcher.stage("sweep", 0, self._missing)
         try:
             if self.mode == "fast":
                 from .batching import run_fast
 
-                run_fast(self, self._todo())
+                run_fast(self, todo)
             for job in self._todo():
-                self.watcher.stage("sweep", self._computed, self._missing)
                 self.exactly(job)
         finally:
             self.store.note_rates(self._kind, self._rates)
@@ -102,32 +135,45 @@ class Sweeping:
         began = time.perf_counter()
         try:
             image = self.studio.take(job.shot)
-            self.keep(job, image, "exact", time.perf_counter() - began)
         except Exception as error:  # an interrupt is no Exception and ends the sweep
             self.fail(job, error, time.perf_counter() - began)
+        else:
+            self.keep(job, image, "exact", time.perf_counter() - began)
 
     def keep(self, job: Job, image: torch.Tensor, how: str, seconds: float) -> None:
         """Put an image, (1, H, W, 3), on disk and show it.
 
         Raises:
-            OSError: names the file that cannot be written.
+            CannotKeep: names the file that cannot be written; no further cell could be kept either.
         """
         picture = to_pillow(image[0])
         key = job.keys[job.ways.index(how)]
         told = {**asdict(job.shot), **self.studio.subject.told()}
-        kept = self.store.keep(key, picture, seconds, told, self.graph_of(job.shot))
+        check = self.checks.get(job.shot.sampler) if how == "fast" else None
+        kept = self.store.keep(key, picture, seconds, told, self.graph_of(job.shot), check)
         self._rates.append(seconds / max(job.shot.work, 1e-9))
         self._accept(job, _result(job, kept, how, "computed"), picture)
 
     def fail(self, job: Job, error: Exception, seconds: float) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        self._accept(job, CellResult("", reason, seconds, parameters=asdict(job.shot)))
+        self._accept(job, CellResult("", _reason(error), seconds, parameters=asdict(job.shot)))
 
     def note(self, line: str) -> None:
         """Something that the report and the manifest tell once."""
         if line not in self.notes:
             self.notes.append(line)
             self.watcher.say(line)
+
+    def _follow(self, model: Any, shot: Shot) -> OnStep:
+        """Steps as parts of a cell, so that one bar runs over the whole sweep."""
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+        def on_step(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
+            preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
+            # the last part of a cell is its decoding
+            part = self.at_once * (step + 1) / (total + 1)
+            self.watcher.within("sweep", self._computed + part, self._missing, preview)
+
+        return on_step
 
     def _accept(self, job: Job, result: CellResult, picture: Image.Image | None = None) -> None:
         self._done[job.cell.index] = result
@@ -157,16 +203,29 @@ class Sweeping:
         about = {
             "environment": self.keys.environment,
             "hashes": self.keys.hashes(),
+            "wired": self.studio.subject.told()["wired"],
             "parameters": asdict(self.base),
             "mode": self.mode,
             "notes": tuple(self.notes),
-            "fast_check": self.check or None,
+            "seconds": {"sampling_and_decoding": self.studio.busy, "all": time.perf_counter() - self._began},
+            "fast_check": _worst([result.check for result in results if result.how == "fast" and result.check]),
         }
         return Grid(self.axes, results, about)
 
 
+def _worst(checks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The largest of the measured differences, also of those that were measured when a cell came to the disk."""
+    return max(checks, key=lambda check: check["relative_latent_error"], default=None)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _result(job: Job, kept: Kept, how: str, source: str) -> CellResult:
-    return CellResult(str(kept.path), "", kept.seconds, source, how, kept.path.stem, kept.pixels, asdict(job.shot))
+    return CellResult(
+        str(kept.path), "", kept.seconds, source, how, kept.path.stem, kept.pixels, asdict(job.shot), kept.check
+    )
 
 
 def write_manifest(grid: Grid, folder: Path) -> Path:

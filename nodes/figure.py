@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -66,7 +67,7 @@ class Figure(io.ComfyNode):
                 io.String.Output("path", tooltip="Where the PNG lies."),
                 io.String.Output("latex", tooltip="A figure environment that includes the PDF; empty without one."),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -75,6 +76,9 @@ class Figure(io.ComfyNode):
         pages: bool = False, manifest: bool = False, **look: Any,
     ) -> io.NodeOutput:  # fmt: skip
         style = FigureStyle(columns=columns or None, cell_width=cell_width or None, **_taken(look))
+        # a sweep's own record names its models and texts, and files of gigabytes are not read for nothing
+        if manifest and "mode" not in grid.about:
+            grid = replace(grid, about={**_came_from(cls), **grid.about})
         notes = graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         written = write_figure(grid, style, filename_prefix, files=files, paged=pages, manifest=manifest, notes=notes)
         saved = ui.SavedImages(
@@ -155,6 +159,16 @@ def _taken(look: dict[str, Any]) -> dict[str, Any]:
     """The widgets' words for "as it comes" as the style's."""
     absent = {"width_mm": 0, "font_size_pt": 0, "margin": -1, "gap": -1}
     return {name: None if name in absent and value == absent[name] else value for name, value in look.items()}
+
+
+def _came_from(cls: type[io.ComfyNode]) -> dict[str, Any]:
+    """Texts, files and graph upstream; empty where the host does not tell the graph that runs."""
+    prompt, own = cls.hidden.prompt, str(cls.hidden.unique_id)
+    if not prompt or own not in prompt:
+        return {}
+    from .provenance import provenance
+
+    return provenance(prompt, own)
 
 
 NODES = [Figure]

@@ -30,6 +30,7 @@ from ..figures import (
 from .grid import Grid, Index
 from .images import to_tensor
 
+_MOST_WIRED_PIXELS, _LINES = 64_000_000, 256
 FILES = ("PNG", "PNG, PDF", "PNG, PDF, SVG")
 
 
@@ -57,22 +58,24 @@ def write_figure(
     """
     layouts, image_at = laid_out(grid, style, paged=paged)
     written, stem = _place(prefix, layouts[0])
-    pages = []
+    batch = _Batch(layouts)
     for number, layout in enumerate(layouts, 1):
         name = f"{stem}_.png" if len(layouts) == 1 else f"{stem}_{number}_.png"
         page = render(layout, image_at)
         save_png(page, written.folder / name, layout.dpi, notes)
         written.pngs.append(name)
-        pages.append(to_tensor(page))
+        batch.put(number - 1, page)
+        del page
         if "SVG" in files:
             save_svg(layout, image_at, written.folder / f"{name[:-5]}.svg")
             written.others.append(f"{name[:-5]}.svg")
     if "PDF" in files:
-        _write_for_print(written, stem, layouts, image_at)
+        _write_for_print(written, stem, grid, style, paged=paged)
     if manifest:
         _write_manifests(written, stem, grid)
-    written.image = _batch(pages)
-    written.warnings = tuple(dict.fromkeys(line for layout in layouts for line in layout.warnings))
+    written.image = batch.image
+    warnings = [line for layout in layouts for line in layout.warnings]
+    written.warnings = tuple(dict.fromkeys([*warnings, *batch.warnings]))
     return written
 
 
@@ -81,7 +84,9 @@ def laid_out(
 ) -> tuple[list[Layout], Callable[[Index], Image.Image | None]]:
     """The pages and what gives each cell's image; measured numbers become one page, headed by what they are."""
     if grid.numbers is not None:
-        layout, image_at = plan_heat_map(grid.axes, grid.numbers, replace(style, title=style.title or grid.measure))
+        layout, image_at = plan_heat_map(
+            grid.axes, grid.numbers, replace(style, title=style.title or grid.measure), spreads=grid.spreads
+        )
         return [layout], image_at
     sizes = image_sizes(grid.axes, grid.image)
     if paged:
@@ -103,10 +108,9 @@ def _place(prefix: str, layout: Layout) -> tuple[Written, str]:
     return Written(Path(folder), subfolder), f"{name}_{counter:05d}"
 
 
-def _write_for_print(
-    written: Written, stem: str, layouts: list[Layout], image_at: Callable[[Index], Image.Image | None]
-) -> None:
-    style = layouts[0].style
+def _write_for_print(written: Written, stem: str, grid: Grid, style: FigureStyle, *, paged: bool) -> None:
+    """The PDF without the caption: LaTeX sets that in the document's own type, numbers it and lists it."""
+    layouts, image_at = laid_out(grid, replace(style, caption=""), paged=paged)
     save_pdf(layouts, image_at, written.folder / f"{stem}.pdf")
     written.latex = latex_snippet(
         f"{stem}.pdf", caption=style.caption, label=f"fig:{_label(stem)}", width_mm=style.width_mm
@@ -127,10 +131,28 @@ def _write_manifests(written: Written, stem: str, grid: Grid) -> None:
     written.others += [f"{stem}.json", f"{stem}.csv"]
 
 
-def _batch(pages: list[torch.Tensor]) -> torch.Tensor:
-    """(N, H, W, 3); smaller pages stand in the top left corner on white."""
-    height, width = max(page.shape[1] for page in pages), max(page.shape[2] for page in pages)
-    batch = torch.ones(len(pages), height, width, 3)
-    for number, page in enumerate(pages):
-        batch[number, : page.shape[1], : page.shape[2]] = page[0]
-    return batch
+class _Batch:
+    """The pages as the host's images, (N, H, W, 3) float32; smaller ones stand in the top left corner on white.
+
+    A wire holds 12 bytes a pixel: pages of more than 64 megapixels in all come out scaled down. The files do not.
+    """
+
+    def __init__(self, layouts: list[Layout]) -> None:
+        height, width = max(layout.height for layout in layouts), max(layout.width for layout in layouts)
+        self.scale = min(1.0, (_MOST_WIRED_PIXELS / (len(layouts) * height * width)) ** 0.5)
+        self.image = torch.ones(len(layouts), *(max(1, int(side * self.scale)) for side in (height, width)), 3)
+
+    def put(self, number: int, page: Image.Image) -> None:
+        if self.scale < 1:
+            size = tuple(max(1, int(side * self.scale)) for side in page.size)
+            page = page.resize(size, Image.Resampling.BOX)
+        # some lines at a time, or a second copy in floats would stand beside the first
+        for top in range(0, page.height, _LINES):
+            part = page.crop((0, top, page.width, min(top + _LINES, page.height)))
+            self.image[number, top : top + part.height, : page.width] = to_tensor(part)[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.scale == 1:
+            return ()
+        return (f"The figure is large: its image output is scaled to {self.scale:.0%}, its files are not.",)

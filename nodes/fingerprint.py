@@ -127,6 +127,9 @@ def patcher_fingerprint(patcher: Any) -> Fingerprint:
     return fingerprint(
         _base_weights(patcher),
         type(inner).__qualname__,
+        # whether the weights predict noise or v, and over which noise levels; a graph's change of it is a patch
+        getattr(inner, "model_type", None),
+        getattr(getattr(inner, "model_config", None), "sampling_settings", None),
         getattr(inner, "manual_cast_dtype", None),
         patcher.load_device.type,
         patcher.patches,
@@ -180,9 +183,12 @@ def file_fingerprint(path: Path) -> str:
 
 def text_fingerprint(text: str) -> str:
     """The text, and the embedding files as they are now if it calls one by name."""
-    if "embedding:" not in text:
-        return text
+    return f"{text}\n{embeddings_stamp()}" if "embedding:" in text else text
+
+
+def embeddings_stamp() -> str:
+    """Changes whenever an embedding file is added, removed or replaced."""
     files = (Path(folder) for folder in folder_paths.get_folder_paths("embeddings"))
     found = sorted(path for folder in files if folder.is_dir() for path in folder.rglob("*") if path.is_file())
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found]
-    return f"{text}\n{hashlib.sha256(chr(10).join(stamps).encode('utf-8', 'surrogateescape')).hexdigest()}"
+    return hashlib.sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()

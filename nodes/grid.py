@@ -36,15 +36,17 @@ class CellResult:
     key: str = ""
     pixels: str = ""
     parameters: Mapping[str, object] | None = None
+    check: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
 class Grid:
     """``results`` are in the order of ``cells(axes)``; ``about`` holds what all cells share.
 
-    name: the manifest's, under which the editor finds the sweep on disk; empty if there is none.
+    name: the manifest's, under which the editor finds the sweep on disk; empty if there is none, as for every view
+    that shows other pictures or fewer than the sweep has.
     numbers: what was measured of each cell, None where it could not be; a figure then shows them on their colours
-    and not the images. measure: what they are, with the unit.
+    and not the images. measure: what they are, with the unit. spreads: standard deviations of numbers that are means.
     """
 
     axes: tuple[Axis, ...]
@@ -53,6 +55,7 @@ class Grid:
     name: str = ""
     numbers: Mapping[Index, float | None] | None = None
     measure: str = ""
+    spreads: Mapping[Index, float | None] | None = None
 
     def result(self, cell: Cell) -> CellResult:
         position = 0
@@ -68,8 +71,12 @@ class Grid:
         if not Path(result.path).exists():
             Attempts.unfinished += 1
             raise ValueError(f"The image of {cell} is gone from '{result.path}'; queue the sweep again.")
-        with Image.open(result.path) as image:
-            return image.convert("RGB")
+        try:
+            with Image.open(result.path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            Attempts.unfinished += 1
+            raise ValueError(f"The image of {cell} in '{result.path}' is damaged; queue the sweep again.") from error
 
     def failed(self) -> dict[Index, str]:
         return {cell.index: self.result(cell).error for cell in cells(self.axes) if self.result(cell).error}
@@ -96,6 +103,8 @@ class Grid:
         }
         for index, number in (self.numbers or {}).items():
             records[index] |= {self.measure: number}
+        for index, spread in (self.spreads or {}).items():
+            records[index] |= {"standard deviation": spread}
         return figure_manifest(self.axes, records, **self.about)
 
 

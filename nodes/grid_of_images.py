@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..figures import Axis
+from ..figures import UNLABELLED, Axis
 from .folders import work_folder
 from .grid import Grid
 from .sockets import GridSocket
@@ -44,7 +44,7 @@ class AddToGrid(io.ComfyNode):
             keep_image(store, to_pillow(one), 0.0, {"name": each}) for one, each in zip(image, names, strict=True)
         ]
         before = () if grid is None else grid.results
-        together = Axis(PARAMETER, ((*axis.values, *names) if axis else tuple(names)), "Image")
+        together = Axis(PARAMETER, ((*axis.values, *names) if axis else tuple(names)), UNLABELLED)
         return io.NodeOutput(Grid((together,), (*before, *results), {}))
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from comfy_api.latest import io
 from PIL import Image
 
-from ..figures import Cell, cells
+from ..figures import Axis, Cell, cells
 from ..figures.select import select_axes, without_axis
 from ..figures.views import Region, average, crop, difference, with_inset
 from .cell_store import CellStore
 from .folders import work_folder
-from .grid import CellResult, Grid
+from .grid import CellResult, Grid, Index
 from .pictures import keep_image
 from .sockets import GridSocket
 
 CATEGORY = "Mjesec/figure"
+Numbers = Mapping[Index, float | None]
 
 
 def _grid_input() -> io.Input:
@@ -60,10 +62,14 @@ def _picked(grid: Grid, axes: tuple, places: list[tuple[int, ...]]) -> Grid:
     known = {cell.index: cell for cell in cells(grid.axes)}
     results = tuple(grid.result(known[place]) for place in places)
     new = [cell.index for cell in cells(axes)]
-    numbers = None
-    if grid.numbers is not None:
-        numbers = {index: grid.numbers[place] for index, place in zip(new, places, strict=True)}
-    return replace(grid, axes=axes, results=results, numbers=numbers)
+
+    def moved(numbers: Numbers | None) -> Numbers | None:
+        if numbers is None:
+            return None
+        return {index: numbers.get(place) for index, place in zip(new, places, strict=True)}
+
+    numbers, spreads = moved(grid.numbers), moved(grid.spreads)
+    return replace(grid, axes=axes, results=results, numbers=numbers, spreads=spreads, name="")
 
 
 class CropCells(io.ComfyNode):
@@ -95,7 +101,7 @@ class CropCells(io.ComfyNode):
         cls, grid: Grid, x: float, y: float, width: float, height: float, enlarge: int, inset: bool
     ) -> io.NodeOutput:
         region, draw = Region(x, y, width, height), with_inset if inset else crop
-        return io.NodeOutput(_redrawn(grid, lambda cell, image: draw(image, region, enlarge)))
+        return io.NodeOutput(redrawn(grid, lambda cell, image: draw(image, region, enlarge)))
 
 
 class CompareCells(io.ComfyNode):
@@ -133,7 +139,7 @@ class CompareCells(io.ComfyNode):
         other = grid.image(every[reference - 1])
         if other is None:
             raise ValueError(f"The reference, {every[reference - 1]}, has failed; choose another cell.")
-        return io.NodeOutput(_redrawn(grid, lambda cell, image: difference(image, other, gain)))
+        return io.NodeOutput(redrawn(grid, lambda cell, image: difference(image, other, gain)))
 
 
 class AverageCells(io.ComfyNode):
@@ -143,14 +149,17 @@ class AverageCells(io.ComfyNode):
             node_id="MjesecAverageCells",
             display_name="Average Cells",
             category=CATEGORY,
-            description="Mean or spread of the images along one axis, such as several seeds a cell: what they share, "
-            "and where they go apart.",
+            description="Mean or spread along one axis, such as several seeds a cell: of the images, or of the "
+            "numbers that were measured of them.",
             search_aliases=["mean", "spread", "standard deviation", "seeds"],
             inputs=[
                 _grid_input(),
                 io.String.Input("axis", default="Seed", tooltip="Label of the axis that is averaged away."),
                 io.Combo.Input(
-                    "show", options=["mean", "spread"], tooltip="spread: standard deviation, four times as bright."
+                    "show",
+                    options=["mean", "spread"],
+                    tooltip="spread: standard deviation, of images four times as bright. The mean of numbers is shown "
+                    "with its spread.",
                 ),
             ],
             outputs=_grid_output(),
@@ -159,23 +168,44 @@ class AverageCells(io.ComfyNode):
     @classmethod
     def execute(cls, grid: Grid, axis: str, show: str) -> io.NodeOutput:
         axes, groups = without_axis(grid.axes, axis)
+        if grid.numbers is not None:
+            return io.NodeOutput(_of_numbers(grid, axes, groups, show, axis.strip()))
         known = {cell.index: cell for cell in cells(grid.axes)}
-        results = []
-        for group in groups:
-            images = [image for index in group if (image := grid.image(known[index])) is not None]
-            picture = average(images, spread=show == "spread")
-            results.append(keep_image(_store(), picture, 0.0, {"of": len(images), "show": f"{show} over {axis}"}))
-        return io.NodeOutput(Grid(axes, tuple(results), grid.about))
+        results = tuple(_of_images(grid, [known[index] for index in group], show, axis) for group in groups)
+        return io.NodeOutput(Grid(axes, results, grid.about))
 
 
-def _redrawn(grid: Grid, draw: Callable[[Cell, Image.Image], Image.Image]) -> Grid:
+def _of_images(grid: Grid, group: Sequence[Cell], show: str, axis: str) -> CellResult:
+    """One cell out of several; it has failed where all of them have."""
+    images = [image for cell in group if (image := grid.image(cell)) is not None]
+    if not images:
+        return CellResult("", grid.result(group[0]).error, 0.0)
+    picture = average(images, spread=show == "spread")
+    return keep_image(_store(), picture, 0.0, {"of": len(images), "show": f"{show} over {axis}"})
+
+
+def _of_numbers(grid: Grid, axes: tuple[Axis, ...], groups: Sequence[Sequence[Index]], show: str, axis: str) -> Grid:
+    means: dict[Index, float | None] = {}
+    spreads: dict[Index, float | None] = {}
+    for cell, group in zip(cells(axes), groups, strict=True):
+        found = [number for index in group if (number := (grid.numbers or {}).get(index)) is not None]
+        means[cell.index] = statistics.fmean(found) if found else None
+        spreads[cell.index] = statistics.pstdev(found) if found else None
+    results = tuple(CellResult("", "no image", 0.0) for _ in groups)
+    if show == "spread":
+        return Grid(axes, results, grid.about, numbers=spreads, measure=f"{grid.measure}, spread over {axis}")
+    measure = f"{grid.measure}, mean ± spread over {axis}"
+    return Grid(axes, results, grid.about, numbers=means, measure=measure, spreads=spreads)
+
+
+def redrawn(grid: Grid, draw: Callable[[Cell, Image.Image], Image.Image]) -> Grid:
     """The grid with another image for every cell that has one."""
     results: list[CellResult] = []
     for cell in cells(grid.axes):
         old, image = grid.result(cell), grid.image(cell)
         new = None if image is None else keep_image(_store(), draw(cell, image), old.seconds, old.parameters or {})
         results.append(old if new is None else new)
-    return replace(grid, results=tuple(results), numbers=None)
+    return replace(grid, results=tuple(results), numbers=None, spreads=None, name="")
 
 
 def _store() -> CellStore:

@@ -69,7 +69,10 @@ class LossByWeight(io.ComfyNode):
         lora: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from .apply import lora_from_file
+        from .cell_key import Keys, environment
+        from .checkpoint_name import checkpoint_name
         from .loss_probe import Probe
+        from .sampling import Subject
 
         if not settings.validation_images:
             raise ValueError("These settings hold no images out; train with validation_images, such as 8.")
@@ -81,7 +84,13 @@ class LossByWeight(io.ComfyNode):
         table = probe.losses([float(weight) for weight in axes[0].values], parts)
         numbers = {(at, part): loss for at, row in enumerate(table) for part, loss in enumerate(row)}
         results = tuple(CellResult("", "no image", 0.0) for _ in numbers)
-        grid = Grid(axes, results, {}, numbers=numbers, measure="Loss of the predicted noise (mean squared error)")
+        about = {
+            "environment": environment(),
+            "hashes": Keys(Subject(model, clip, vae, given)).hashes(),
+            "parameters": {"wired_checkpoint": checkpoint_name(model), "lora_name": lora_name, "images": images},
+            "prompts": list(dict.fromkeys(sample.caption for part in parts for sample in part)),
+        }
+        grid = Grid(axes, results, about, numbers=numbers, measure="Loss of the predicted noise (mean squared error)")
         text = _report(axes[0].texts, table)
         return io.NodeOutput(grid, text, ui=report_shown(text))
 

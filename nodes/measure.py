@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -21,7 +22,7 @@ class MeasureCells(io.ComfyNode):
             display_name="Measure Cells",
             category="Mjesec/figure",
             description="One number for every cell of a sweep: saturation, contrast, burnt highlights, distance to a "
-            "reference cell, seconds. Figure draws them as a heat map with the sweep's own headers.",
+            "reference cell, CLIP score, seconds. Figure draws them as a heat map with the sweep's own headers.",
             search_aliases=["heat map", "metrics", "saturation", "contrast"],
             inputs=[
                 GridSocket.Input("grid", tooltip="From Sweep."),
@@ -34,6 +35,10 @@ class MeasureCells(io.ComfyNode):
                     tooltip="For distance: the number of the cell that the others are compared to, in the manifest's "
                     "order (the last axis counts fastest).",
                 ),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="For CLIP score: ViT-bigG where the CLIP is SDXL's."
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="For CLIP score: reads the prompts; without the LoRA."),
             ],
             outputs=[
                 GridSocket.Output("numbers", tooltip="For Figure, which draws them as a heat map."),
@@ -42,14 +47,22 @@ class MeasureCells(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, grid: Grid, measure: str, reference: int) -> io.NodeOutput:
+    def execute(
+        cls, grid: Grid, measure: str, reference: int, clip_vision: Any = None, clip: Any = None
+    ) -> io.NodeOutput:
         every = cells(grid.axes)
         if reference > len(every):
             raise ValueError(
                 f"The reference is cell {reference}, but the grid has {len(every)}; give a smaller number."
             )
-        numbers = {cell.index: _number(grid, cell, measure, every[reference - 1]) for cell in every}
-        measured = replace(grid, numbers=numbers, measure=f"{measure.capitalize()} ({UNITS[measure]})")
+        if measure == "CLIP score":
+            from .clip_score import clip_scores
+
+            numbers = clip_scores(grid, clip_vision, clip)
+        else:
+            numbers = {cell.index: _number(grid, cell, measure, every[reference - 1]) for cell in every}
+        label = f"{measure[0].upper()}{measure[1:]} ({UNITS[measure]})"
+        measured = replace(grid, numbers=numbers, spreads=None, measure=label)
         text = report(measured)
         return io.NodeOutput(measured, text, ui=report_shown(text))
 

@@ -12,7 +12,9 @@ from .grid import Grid
 from .measure import report
 from .progress import NodeWatcher
 from .reports import report_shown
-from .sockets import DatasetSocket, GridSocket
+from .sockets import DatasetSocket, GridSocket, TrainSettingsSocket
+
+_MEASURE = "Distance to the nearest training image (RMS of the latents)"
 
 
 class NearestTrainingImage(io.ComfyNode):
@@ -28,7 +30,7 @@ class NearestTrainingImage(io.ComfyNode):
             not_idempotent=True,
             inputs=[
                 GridSocket.Input("grid", tooltip="From Sweep."),
-                DatasetSocket.Input("dataset", tooltip="What the LoRA was trained on."),
+                DatasetSocket.Input("dataset", tooltip="What the LoRA was trained on, with the images held out of it."),
                 io.Vae.Input("vae", tooltip="The VAE of the checkpoint; distances are between its latents."),
                 io.Int.Input(
                     "compare_at",
@@ -38,6 +40,11 @@ class NearestTrainingImage(io.ComfyNode):
                     step=8,
                     tooltip="Pixels a side: cells and training images are cut square and scaled to this before they "
                     "are compared. Larger is slower and minds finer detail.",
+                ),
+                TrainSettingsSocket.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="Those of the training: they tell which images were held out of it and are left out here.",
                 ),
             ],
             outputs=[
@@ -49,14 +56,16 @@ class NearestTrainingImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, grid: Grid, dataset: Any, vae: Any, compare_at: int) -> io.NodeOutput:
+    def execute(cls, grid: Grid, dataset: Any, vae: Any, compare_at: int, settings: Any = None) -> io.NodeOutput:
         from ..figures import cells
         from .cell_store import CellStore
         from .neighbours import nearest_images
 
+        if settings is not None and settings.validation_images:
+            dataset, _ = dataset.split(settings.validation_images, settings.seed)
         found = nearest_images(grid, dataset, vae, compare_at, NodeWatcher(cls.hidden.unique_id))
         numbers = {index: near.distance for index, near in found.items()}
-        measured = replace(grid, numbers=numbers, measure="Distance to the nearest training image (RMS of the latents)")
+        measured = replace(grid, numbers=numbers, spreads=None, measure=_MEASURE)
         store = CellStore(work_folder() / "cells")
         results = tuple(
             near.as_cell(store, grid.result(cell).seconds) if (near := found.get(cell.index)) else grid.result(cell)
@@ -64,7 +73,8 @@ class NearestTrainingImage(io.ComfyNode):
         )
         files = [f"{cell}: {found[cell.index].name}" for cell in cells(grid.axes) if cell.index in found]
         text = "\n".join([report(replace(measured, numbers={**_none(grid), **numbers})), *files[:50]])
-        return io.NodeOutput(measured, replace(grid, results=results), text, ui=report_shown(text))
+        nearest = replace(grid, results=results, numbers=None, spreads=None, name="")
+        return io.NodeOutput(measured, nearest, text, ui=report_shown(text))
 
 
 def _none(grid: Grid) -> dict[tuple[int, ...], None]:

@@ -35,7 +35,7 @@ class Neighbour:
 
 
 def nearest_images(grid: Grid, dataset: Dataset, vae: Any, side: int, watcher: NodeWatcher) -> dict[Index, Neighbour]:
-    """By cell index; failed cells are left out. Every training image is encoded once.
+    """By cell index; failed cells are left out. Every training image is encoded once, and no picture is held.
 
     Raises:
         ValueError: there is no image to compare with.
@@ -43,8 +43,15 @@ def nearest_images(grid: Grid, dataset: Dataset, vae: Any, side: int, watcher: N
     samples = [sample for sample in dataset.samples if not sample.regularisation]
     if not samples:
         raise ValueError("The dataset holds no training images to compare with; connect the one that was trained on.")
-    pictures = {cell.index: image for cell in cells(grid.axes) if (image := grid.image(cell)) is not None}
-    latents = torch.stack([_latent(vae, image, side) for image in pictures.values()])
+    sizes: dict[Index, tuple[int, int]] = {}
+    own = []
+    for cell in cells(grid.axes):
+        if (image := grid.image(cell)) is not None:
+            sizes[cell.index] = image.size
+            own.append(_latent(vae, image, side))
+    if not own:
+        raise ValueError("Every cell of the grid has failed, so there is nothing to compare; see the sweep's report.")
+    latents = torch.stack(own)
     best = torch.full((len(latents),), torch.inf)
     chosen = torch.zeros(len(latents), dtype=torch.long)
     for number, sample in enumerate(samples):
@@ -53,8 +60,8 @@ def nearest_images(grid: Grid, dataset: Dataset, vae: Any, side: int, watcher: N
         nearer = apart < best
         best[nearer], chosen[nearer] = apart[nearer], number
     return {
-        index: Neighbour(samples[at].path, Path(samples[at].path).name, float(apart), image.size)
-        for (index, image), at, apart in zip(pictures.items(), chosen.tolist(), best.tolist(), strict=True)
+        index: Neighbour(samples[at].path, Path(samples[at].path).name, float(apart), size)
+        for (index, size), at, apart in zip(sizes.items(), chosen.tolist(), best.tolist(), strict=True)
     }
 
 

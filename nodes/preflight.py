@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
 
 from ..figures import Axis, Cell, cells, plan_figure
 from .progress import clock
@@ -14,8 +17,29 @@ _MOST_LAID_OUT = 1000
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes: the model's weights, what one call of the sampler needs beside them as the host reckons, what is free."""
+
+    weights: int
+    working: int
+    at_once: int
+    free: int
+
+    def report(self) -> str:
+        batch = f" for {self.at_once} cells at once" if self.at_once > 1 else ""
+        short = " It may have to be moved in parts, which is slow." if self.weights + self.working > self.free else ""
+        return (
+            f"Memory: about {_bytes(self.weights)} for the model and {_bytes(self.working)} to sample{batch}; "
+            f"{_bytes(self.free)} would be free for both.{short}"
+        )
+
+
+@dataclass(frozen=True)
 class Preflight:
-    """Counts of a sweep; ``seconds`` is None where this model's speed is not known yet."""
+    """Counts of a sweep; ``seconds`` is None where this model's speed is not known yet.
+
+    unreadable: cells that fail because a file of theirs cannot be read.
+    """
 
     cells: int
     on_disk: int
@@ -26,20 +50,25 @@ class Preflight:
     seconds: float | None
     pixels: tuple[int, int] | None
     megapixels: float
+    unreadable: int = 0
+    memory: Memory | None = None
 
     def report(self) -> str:
-        missing = self.cells - self.on_disk
+        missing = self.cells - self.on_disk - self.unreadable
         lines = [
             f"{_count(self.cells, 'cell')}, {_count(self.steps, 'sampling step')}; {self.on_disk} of the cells "
             f"are on disk, {missing} to compute with {_count(self.steps_to_do, 'step')}.",
             f"To load: {_count(self.lora_loads, 'LoRA strength')}, {_count(self.checkpoint_loads, 'checkpoint')}.",
             self._time(),
+            *([self.memory.report()] if self.memory else []),
             f"All cells: {self.megapixels:.1f} megapixels" + self._figure(),
         ]
+        if self.unreadable:
+            lines.insert(1, f"{_count(self.unreadable, 'cell')} cannot be made, for a file cannot be read.")
         return "\n".join(lines)
 
     def _time(self) -> str:
-        if self.cells == self.on_disk:
+        if self.cells == self.on_disk + self.unreadable:
             return "Time: nothing to compute."
         if self.seconds is None:
             return "Time: not known before the first cell of this model is measured."
@@ -49,18 +78,35 @@ class Preflight:
         return "." if self.pixels is None else f"; as one figure {self.pixels[0]} × {self.pixels[1]} px."
 
 
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+MOST_AT_ONCE = 16
+
+
+def memory_of(model: Any, shot: Shot, *, fast: bool) -> Memory:
+    """What sampling a cell takes of the device, by the host's own estimates, were the model alone on it."""
+    free = comfy.model_management.get_free_memory(model.load_device) + model.loaded_size()
+    one = int(model.memory_required([2, 4, shot.height // 8, shot.width // 8]) * 1.5)
+    room = int((free - model.model_size()) // max(one, 1))
+    at_once = max(1, min(MOST_AT_ONCE, room)) if fast else 1
+    return Memory(model.model_size(), one * at_once, at_once, free)
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def preflight(
-    axes: Sequence[Axis], shots: Sequence[tuple[Cell, Shot]], missing: Sequence[Shot], rate: float | None
-) -> Preflight:
+    axes: Sequence[Axis], shots: Sequence[tuple[Cell, Shot]], missing: Sequence[Shot], rate: float | None, *,
+    unreadable: int = 0, memory: Memory | None = None,
+) -> Preflight:  # fmt: skip
     """``missing`` are the shots to compute, in order; ``rate`` is seconds a unit of ``Shot.work``."""
     every = [shot for _, shot in shots]
     return Preflight(
         cells=len(every),
-        on_disk=len(every) - len(missing),
+        on_disk=len(every) - len(missing) - unreadable,
         steps=sum(shot.steps for shot in every),
         steps_to_do=sum(shot.steps for shot in missing),
         lora_loads=_changes(
@@ -72,6 +118,8 @@ def preflight(
         seconds=None if rate is None else rate * sum(shot.work for shot in missing),
         pixels=_figure_size(axes, shots),
         megapixels=math.fsum(shot.width * shot.height for shot in every) / 1e6,
+        unreadable=unreadable,
+        memory=memory,
     )
 
 

@@ -30,16 +30,20 @@ class NodeWatcher:
         self.node_id = node_id
         self._bar: Any = None
         self._bar_of = ""
-        self._stage_began = self._spoke = 0.0
+        self._stage_began, self._stage_first = 0.0, 0
+        self._part = self._spoke = 0.0
 
     def stage(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         now = time.monotonic()
         if self._bar_of != name:
-            self._stage_began = now
-        self._advance(name, done, total, preview)
-        # the first item stands at the beginning of the clock
-        rate = (done - 1) / (now - self._stage_began) if done > 1 and now > self._stage_began else 0.0
+            # some stages tell of nothing done first, others only when their first item is
+            self._stage_began, self._stage_first, self._part = now, done, 0.0
+        # items of one batch are done together and told of one by one: the bar does not go back for that
+        shown = max(done, min(self._part, total))
+        self._advance(name, shown, total, None if preview is None else ("JPEG", preview, _PREVIEW_PX))
+        since, passed = done - self._stage_first, now - self._stage_began
+        rate = since / passed if since > 0 and passed > 0 else 0.0
         left = f", {rate:.2f}/s, {clock((total - done) / rate)} left" if rate else ""
         self._tell(f"{name}: {done}/{total}{left}", force=done == total)
 
@@ -57,10 +61,20 @@ class NodeWatcher:
     def say(self, line: str) -> None:
         log.info("[Mjesec] %s", line)
 
-    def _advance(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+    def within(self, name: str, done: float, total: int, preview: Any = None) -> None:
+        """A part of an item, on the bar alone; ``preview`` as the host's previewers give it."""
+        self._part = max(self._part, done)
+        self._advance(name, self._part, total, preview)
+
+    def show(self, text: str) -> None:
+        """Text on the node, until the next one."""
+        if self.node_id is not None:
+            PromptServer.instance.send_progress_text(text, self.node_id)
+
+    def _advance(self, name: str, done: float, total: int, preview: Any = None) -> None:
         if self._bar_of != name:
             self._bar, self._bar_of = comfy.utils.ProgressBar(total, node_id=self.node_id), name
-        self._bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, _PREVIEW_PX))
+        self._bar.update_absolute(done, total, preview)
 
     def _tell(self, line: str, *, force: bool) -> None:
         now = time.monotonic()
@@ -68,8 +82,7 @@ class NodeWatcher:
             return
         self._spoke = now
         log.info("[Mjesec] %s", line)
-        if self.node_id is not None:
-            PromptServer.instance.send_progress_text(line, self.node_id)
+        self.show(line)
 
 
 class RunWatcher(NodeWatcher):

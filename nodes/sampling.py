@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import comfy.sample
+import comfy.utils
+import latent_preview
 import torch
 
 import nodes as host_nodes
@@ -16,7 +21,19 @@ from .checkpoint_name import checkpoint_name
 from .shot import Shot
 
 Lora = Mapping[str, torch.Tensor]
-_MOST_TEXTS = 64
+# the callback of the host's samplers: step, prediction, noisy latents, steps
+OnStep = Callable[[int, torch.Tensor, torch.Tensor, int], None]
+_MOST_TEXT_BYTES = 512 * 2**20  # about 800 prompts of SDXL
+
+
+class Seal(Protocol):
+    """Refuses, with a ValueError, what is no longer what it was when the names of the cells were made of it."""
+
+    def check_lora(self, name: str, lora: Lora) -> None: ...
+
+    def check_checkpoint(self, name: str) -> None: ...
+
+    def check_text(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -41,31 +58,58 @@ class Subject:
 
 
 class Studio:
-    """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them."""
+    """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them.
+
+    seal: asked about every file that is read. watch: gives what follows a shot's steps, as the host's previews do.
+    busy: seconds spent in the host's sampling and decoding, all shots together.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        self.seal: Seal | None = None
+        self.busy = 0.0
+        self.watch: Callable[[Any, Shot], OnStep] = lambda model, shot: latent_preview.prepare_callback(
+            model, shot.steps
+        )
         self._checkpoint: tuple[str, tuple[Any, Any, Any]] = ("", (subject.model, subject.clip, subject.vae))
         self._file: tuple[str, Lora | None] = ("", subject.lora)
         self._applied: tuple[tuple[object, ...], tuple[Any, Any]] = ((), (None, None))
         self._texts: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self._text_bytes = 0
 
     def take(self, shot: Shot) -> torch.Tensor:
         """The image, (1, H, W, 3) float in [0, 1]."""
         return self.develop(self.expose(shot), shot)
 
     def expose(self, shot: Shot) -> torch.Tensor:
-        """The latents of a shot, (1, C, H/8, W/8)."""
-        model = self.model(shot)
+        """The latents of a shot, (1, C, H/8, W/8): what KSampler gives, with a callback of our own."""
+        model, given = self.model(shot), self.latent(shot)
         positive, negative = self.conditioning(shot)
-        return host_nodes.common_ksampler(
-            model, shot.seed, shot.steps, shot.cfg, shot.sampler, shot.scheduler, positive, negative,
-            self.latent(shot), denoise=shot.denoise,
-        )[0]["samples"]  # fmt: skip
+        start = comfy.sample.fix_empty_latent_channels(
+            model, given["samples"], given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
+        )
+        with self.timed():
+            return comfy.sample.sample(
+                model, comfy.sample.prepare_noise(start, shot.seed, given.get("batch_index")), shot.steps, shot.cfg,
+                shot.sampler, shot.scheduler, positive, negative, start, denoise=shot.denoise,
+                noise_mask=given.get("noise_mask"), callback=self.watch(model, shot),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=shot.seed,
+            )  # fmt: skip
 
     def develop(self, latents: torch.Tensor, shot: Shot) -> torch.Tensor:
         """Latents to pixels with the shot's VAE."""
-        return host_nodes.VAEDecode().decode(self.parts(shot)[2], {"samples": latents})[0]
+        vae = self.parts(shot)[2]
+        with self.timed():
+            return host_nodes.VAEDecode().decode(vae, {"samples": latents})[0]
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the block as sampling or decoding."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy += time.perf_counter() - began
 
     def latent(self, shot: Shot) -> dict[str, Any]:
         """What sampling starts from, in the host's LATENT format: the wire's, or an empty one."""
@@ -91,6 +135,8 @@ class Studio:
             self._applied = ((), (None, None))
             wires = (self.subject.model, self.subject.clip, self.subject.vae)
             loaded = host_nodes.CheckpointLoaderSimple().load_checkpoint(shot.checkpoint) if shot.checkpoint else wires
+            if self.seal and shot.checkpoint:
+                self.seal.check_checkpoint(shot.checkpoint)
             self._checkpoint = (shot.checkpoint, tuple(loaded[:3]))  # type: ignore[assignment]
         return self._checkpoint[1]
 
@@ -98,7 +144,10 @@ class Studio:
         if not shot.lora_file:
             return self.subject.lora
         if self._file[0] != shot.lora_file:
-            self._file = (shot.lora_file, lora_from_file(shot.lora_file))
+            lora = lora_from_file(shot.lora_file)
+            if self.seal:
+                self.seal.check_lora(shot.lora_file, lora)
+            self._file = (shot.lora_file, lora)
         return self._file[1]
 
     def _apply(self, shot: Shot) -> tuple[Any, Any]:
@@ -120,7 +169,16 @@ class Studio:
             self._texts.move_to_end(wanted)
             return self._texts[wanted]
         clip = self._apply(shot)[1]
-        self._texts[wanted] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        if len(self._texts) > _MOST_TEXTS:
-            self._texts.popitem(last=False)
-        return self._texts[wanted]
+        encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        if self.seal:
+            self.seal.check_text(text)
+        self._texts[wanted] = encoded
+        self._text_bytes += _bytes_of(encoded)
+        while self._text_bytes > _MOST_TEXT_BYTES and len(self._texts) > 2:
+            self._text_bytes -= _bytes_of(self._texts.popitem(last=False)[1])
+        return encoded
+
+
+def _bytes_of(conditioning: Any) -> int:
+    tensors = [held for text, rest in conditioning for held in (text, *rest.values()) if torch.is_tensor(held)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

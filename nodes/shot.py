@@ -107,8 +107,26 @@ def check_axes(base: Shot, axes: Sequence[Axis], wires: Wires) -> None:
         if axis.parameter == "size":
             for value in axis.values:
                 size_of(str(value))
+    if "lora_weight" in labels and ("lora_weight_model" in labels or "lora_weight_clip" in labels):
+        raise ValueError(
+            "One axis varies the LoRA weight of U-Net and text encoders together and another one of them alone; "
+            "use one or the other."
+        )
     if "size" in labels and ("width" in labels or "height" in labels):
         raise ValueError("One axis varies the size and another width or height; use one or the other.")
+
+
+def half_effects(base: Shot, axes: Sequence[Axis], wires: Wires) -> list[str]:
+    """Sentences about what has less effect than its name says."""
+    weighed = {axis.parameter for axis in axes} & {"lora_weight", "lora_file"}
+    sockets = [f"{side}_conditioning" for side in ("positive", "negative") if getattr(wires, side)]
+    if not sockets or not (weighed or ((wires.lora or base.lora_file) and base.lora_weight_clip)):
+        return []
+    reached = "the U-Net alone" if len(sockets) == 2 else "the U-Net and the other text alone"
+    return [
+        f"The LoRA reaches {reached}: {' and '.join(sockets)} {'is' if len(sockets) == 1 else 'are'} encoded already, "
+        "with whatever LoRA the text encoders had then."
+    ]
 
 
 def _check_wires(axis: Axis, wires: Wires) -> None:

@@ -12,7 +12,7 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..figures import Axis
+from ..figures import Axis, count
 from .folders import work_folder
 from .grid import Attempts, Grid, sweep_shown
 from .progress import NodeWatcher
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NO_FILE = "(lora input)"
 MODES = ("exact", "fast", "dry run")
+_MOST_COUNTED = 10_000  # a dry run looks at each cell, up to so many
 
 
 class Sweep(io.ComfyNode):
@@ -96,9 +97,14 @@ class Sweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = _NO_FILE, **inputs: object) -> tuple[object, ...]:
-        path = None if lora_name == _NO_FILE else folder_paths.get_full_path("loras", lora_name)
+        from .fingerprint import embeddings_stamp
+
+        path = None if lora_name in (None, _NO_FILE) else folder_paths.get_full_path("loras", lora_name)
+        texts = (inputs.get("prompt", ""), inputs.get("negative", ""))
+        # a text that comes by wire is not known here and may call any embedding
+        embeddings = embeddings_stamp() if any(text is None or "embedding:" in str(text) for text in texts) else ""
         # a file may be replaced under its name; and failed cells are tried again at the next queueing
-        return (Path(path).stat().st_mtime_ns if path else None, Attempts.unfinished)
+        return (Path(path).stat().st_mtime_ns if path else None, embeddings, Attempts.unfinished)
 
     @classmethod
     def execute(
@@ -108,11 +114,15 @@ class Sweep(io.ComfyNode):
         from .cell_store import CellStore
         from .engine import Sweeping, write_manifest
         from .sampling import Studio
+        from .shot import half_effects
 
-        subject, shot = _subject_and_shot(model, clip, vae, axes, inputs)
+        subject, shot, wires = _subject_and_shot(model, clip, vae, axes, inputs)
         dry = mode == "dry run"
-        if not dry:
-            _check_number(axes, most_cells)
+        if (text := _too_many(axes, max(most_cells, _MOST_COUNTED) if dry else most_cells)) and not dry:
+            raise ValueError(text)
+        if text:
+            text = f"Dry run: nothing was computed.\n{text}"
+            return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=report_shown(text))
         folder = work_folder()
         watcher = NodeWatcher(cls.hidden.unique_id)
         sweeping = Sweeping(
@@ -124,8 +134,11 @@ class Sweep(io.ComfyNode):
             watcher,
             _graphs(cls),
         )
+        for line in half_effects(shot, axes, wires):
+            sweeping.note(line)
         before = sweeping.look().report()
         watcher.say(before)
+        watcher.show(before)
         if dry:
             text = "\n".join(["Dry run: nothing was computed.", before, *sweeping.notes])
             return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=report_shown(text))
@@ -190,7 +203,7 @@ def _more_inputs() -> list[io.Input]:
 
 def _subject_and_shot(
     model: Any, clip: Any, vae: Any, axes: tuple[Axis, ...], inputs: dict[str, Any]
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
     from .sampling import Subject
     from .shot import Shot, Wires, check_axes
 
@@ -203,7 +216,7 @@ def _subject_and_shot(
     shot = Shot(**{"denoise": 1.0, **inputs}, lora_weight_model=weight, lora_weight_clip=weight, lora_file=file)
     wires = Wires(lora is not None, positive is not None, negative is not None, latent is not None)
     check_axes(shot, axes, wires)
-    return Subject(model, clip, vae, lora, positive, negative, latent), shot
+    return Subject(model, clip, vae, lora, positive, negative, latent), shot, wires
 
 
 def _size_of_latent(latent: dict[str, Any]) -> dict[str, int]:
@@ -216,15 +229,15 @@ def _size_of_latent(latent: dict[str, Any]) -> dict[str, int]:
     return {"width": samples.shape[-1] * scale, "height": samples.shape[-2] * scale}
 
 
-def _check_number(axes: tuple[Axis, ...], most: int) -> None:
-    number = 1
-    for axis in axes:
-        number *= len(axis)
-    if number > most:
-        raise ValueError(
-            f"The axes make {number} cells, more than the {most} that most_cells allows; raise most_cells or take "
-            "fewer values."
-        )
+def _too_many(axes: tuple[Axis, ...], most: int) -> str:
+    """Why so many cells are refused; empty where they are not. Nothing is made of them to count them."""
+    number = count(axes)
+    if number <= most:
+        return ""
+    return (
+        f"The axes make {number} cells, more than the {most} that most_cells allows; raise most_cells or take "
+        "fewer values."
+    )
 
 
 def _report(grid: Grid, before: str) -> str:

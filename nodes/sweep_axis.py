@@ -8,7 +8,7 @@ import comfy.samplers
 import folder_paths
 from comfy_api.latest import io
 
-from ..figures import Axis, cells, parse_values
+from ..figures import Axis, check_distinct, parse_values
 from ..trainer.errors import LoraFileError
 from ..trainer.lora_file import read_metadata
 from .shot import size_of
@@ -79,6 +79,10 @@ class SweepAxis(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, parameter: str, values: str, axes: object = None) -> tuple[object, ...]:
         kind = _FOLDERS.get(PARAMETERS.get(parameter, ""))
+        if kind is None and "embedding:" in str(values):
+            from .fingerprint import embeddings_stamp
+
+            return parameter, values, embeddings_stamp()
         if kind is None:
             return parameter, values
         paths = (folder_paths.get_full_path(kind, name) for name in folder_paths.get_filename_list(kind))
@@ -87,7 +91,7 @@ class SweepAxis(io.ComfyNode):
     @classmethod
     def execute(cls, parameter: str, values: str, axes: tuple[Axis, ...] = ()) -> io.NodeOutput:
         chained = (*axes, _axis(PARAMETERS[parameter], values))
-        cells(chained)
+        check_distinct(chained)
         return io.NodeOutput(chained)
 
 

@@ -37,6 +37,26 @@ def test_the_bench_trains_with_both_trainers_and_prints_one_table() -> None:
     assert float(ratio[1]) == pytest.approx(float(ours[1]) / float(host[1]), rel=0.05)
 
 
+def test_the_bench_sweeps_in_three_ways_and_sets_them_beside_the_aims() -> None:
+    done = run_benchmark("sweep", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    for way in ("plain", "exact", "fast"):
+        assert any(line.startswith(way) and line.endswith("of the plain graph") for line in lines), done.stdout
+    aims = [line for line in lines if "aim at most" in line]
+    assert [line.split(":")[0] for line in aims] == ["exact", "fast", "fast, outside sampling and decoding"]
+    assert all(line.endswith((": met", "NOT MET")) for line in aims)
+    outside = float(aims[2].split(": ")[1].split(",")[0])
+    assert 0 < outside < 1
+
+
+def test_the_figures_of_the_full_size_bench_are_drawn() -> None:
+    done = run_benchmark("full_size", "--figures", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fig09_cfg_scale: " in done.stdout and "7 cells: 7 computed" in done.stdout
+    assert "fig11_lora_weight: " in done.stdout and "3 cells: 3 computed" in done.stdout
+
+
 def test_a_checkpoint_that_is_not_there_is_one_sentence() -> None:
     done = run_benchmark("train", "--checkpoint", "/nowhere/base.safetensors")
     assert done.returncode == 1

@@ -118,3 +118,86 @@ def test_views_show_a_sweep_otherwise_without_sampling_it(host: Host) -> None:
     assert Image.open(pieces[0]["path"]).getcolors() == [(64 * 32, (128, 128, 128))]
     apart = np.clip(128 + 2 * (seeds[1] - seeds[0]), 0, 255)[:16, :32]
     assert np.array_equal(np.asarray(Image.open(pieces[1]["path"]))[::2, ::2], apart)
+
+
+def test_numbers_are_averaged_with_their_spread(host: Host) -> None:
+    graph = measured(measure="saturation")
+    graph["mean"] = node("MjesecAverageCells", grid=["numbers", 0], axis="Seed", show="mean")
+    graph["mean_figure"] = measured(measure="seconds")["figure"]
+    graph["mean_figure"]["inputs"]["grid"] = ["mean", 0]
+    entry = host.run(graph)
+    (name,) = [name for name in told_by(host, entry)["cells"][0] if name.startswith("Saturation")]
+    every = [cell[name] for cell in told_by(host, entry)["cells"]]
+    means = told_by(host, entry, "mean_figure")["cells"]
+    assert [cell[f"{name}, mean ± spread over Seed"] for cell in means] == pytest.approx(
+        [np.mean(every[:2]), np.mean(every[2:])]
+    )
+    assert [cell["standard deviation"] for cell in means] == pytest.approx([np.std(every[:2]), np.std(every[2:])])
+
+
+def test_a_loss_has_a_mean_too_and_its_manifest_tells_the_models(host: Host) -> None:
+    graph = by_weight()
+    graph["mean"] = node("MjesecAverageCells", grid=["loss", 0], axis="images", show="mean")
+    graph["figure"] = measured(measure="seconds")["figure"]
+    graph["figure"]["inputs"]["grid"] = ["mean", 0]
+    told = told_by(host, host.run(graph))
+    assert len(told["cells"]) == 3 and all(cell["standard deviation"] > 0 for cell in told["cells"])
+    assert {"model", "clip", "vae", "lora"} <= told["hashes"].keys()
+    assert told["environment"]["comfyui"] and "moon" in " ".join(told["prompts"])
+
+
+def test_groups_whose_cells_have_all_failed_are_drawn_as_failed(host: Host) -> None:
+    graph = training(output_name="for_views", steps=1)
+    host.run(graph)
+    (host.output / "loras" / "unreadable.safetensors").write_bytes(b"nothing")
+    graph = sweep(NO_LORA, [("LoRA file", "for_views.safetensors, unreadable.safetensors"), ("seed", "1, 2")], steps=1)
+    graph["mean"] = node("MjesecAverageCells", grid=["sweep", 0], axis="Seed", show="mean")
+    graph["figure"]["inputs"] |= {"grid": ["mean", 0], "manifest": True}
+    entry = host.run(graph)
+    assert "2 failed" in entry["outputs"]["sweep"]["text"][0]
+    made, failed = told_by(host, entry)["cells"]
+    assert "path" in made and "unreadable.safetensors" in failed["error"]
+
+
+def test_held_out_images_are_no_neighbours(host: Host) -> None:
+    graph = {key: value for key, value in training(validation_images=3).items() if key != "train"}
+    host.run({**graph, "shown": node("PreviewImage", images=["data", 1])})
+    folder = host.output / "mjesec" / "moons" / "6x128_1"
+    names = sorted(path.name for path in folder.glob("*.png"))
+    link: dict[str, Any] = {}
+    for name in names:
+        host.upload_image(name, (folder / name).read_bytes())
+        graph[name] = node("LoadImage", image=name)
+        graph[f"grid {name}"] = node("MjesecAddToGrid", image=[name, 0], name=name, **link)
+        link = {"grid": [f"grid {name}", 0]}
+    graph["near"] = node(
+        "MjesecNearestTrainingImage", **link, dataset=["data", 0], vae=["ckpt", 2], compare_at=64, settings=["set", 0]
+    )
+    report = host.run(graph | {"text": node("PreviewAny", source=["near", 2])})["outputs"]["near"]["text"][0]
+    nearest = dict(re.findall(r"image (\S+): (\S+)", report))
+    assert len(nearest) == 6
+    # three are their own nearest; the others, held out, are near to one of these
+    assert sum(name == own for name, own in nearest.items()) == 3
+    assert len(set(nearest.values())) <= 3
+
+
+def test_a_cell_is_picked_and_cells_are_set_into_an_image(host: Host) -> None:
+    graph = measured(measure="seconds")
+    graph["picked"] = node("MjesecPickCell", grid=["sweep", 0], cell="CFG scale: 8\nSeed: 2")
+    graph["saved"] = node("SaveImage", images=["picked", 0], filename_prefix="picked")
+    graph["black"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    graph["mask"] = node("SolidMask", value=0.0, width=64, height=64)
+    graph["half"] = node("SolidMask", value=1.0, width=32, height=64)
+    graph["both"] = node("MaskComposite", destination=["mask", 0], source=["half", 0], x=0, y=0, operation="add")
+    graph["set"] = node("MjesecCompositeCells", grid=["sweep", 0], image=["black", 0], mask=["both", 0])
+    graph["figure"]["inputs"]["grid"] = ["set", 0]
+    entry = host.run(graph)
+    (saved,) = dev.output_files({"outputs": {"saved": entry["outputs"]["saved"]}}, host.output)
+    last = np.asarray(Image.open(told_by(host, host.run(measured(measure="seconds")))["cells"][3]["path"]))
+    assert np.array_equal(np.asarray(Image.open(saved)), last)
+    composed = np.asarray(Image.open(told_by(host, entry)["cells"][3]["path"]))
+    assert np.array_equal(composed[:, :32], last[:, :32]) and not composed[:, 32:].any()
+    assert "mjesec_sweep" not in entry["outputs"]["figure"], "it shows other pictures than the sweep has"
+    graph["picked"]["inputs"]["cell"] = "CFG scale: 8"
+    with pytest.raises(dev.PromptFailure, match="names 2 cells; give one value of each of: Seed"):
+        host.run(graph)

@@ -47,6 +47,8 @@ def test_the_plugins_nodes_are_these(host: Host) -> None:
         "MjesecCropCells",
         "MjesecCompareCells",
         "MjesecAverageCells",
+        "MjesecPickCell",
+        "MjesecCompositeCells",
         "MjesecMeasureCells",
         "MjesecNearestTrainingImage",
         "MjesecLossByWeight",

@@ -18,6 +18,8 @@ from host_server import Host, StartHost
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import dev
+
 Axes = list[tuple[str, str]]
 
 
@@ -291,6 +293,46 @@ def test_wired_conditionings_and_latents_take_the_place_of_words_and_sizes(host:
     entry = host.run(graph)
     saved = host.outputs({"outputs": {"save": entry["outputs"]["save"]}})
     assert np.array_equal(cells_of(host)["0"], pixels(saved[0]))
+
+
+def test_a_weight_that_does_not_reach_wired_words_is_reported(host: Host, lora: str) -> None:
+    graph = sweep(lora, [("LoRA weight", "0, 1")], steps=1, seed=81)
+    graph["words"] = node("CLIPTextEncode", clip=["ckpt", 1], text="moon")
+    graph["sweep"]["inputs"]["positive_conditioning"] = ["words", 0]
+    assert "The LoRA reaches the U-Net and the other text alone: positive_conditioning" in report_of(host.run(graph))
+    graph["sweep"]["inputs"]["negative_conditioning"] = ["words", 0]
+    assert "The LoRA reaches the U-Net alone" in report_of(host.run(graph))
+    plain = sweep(lora, [("LoRA weight", "0, 1")], steps=1, seed=81)
+    assert "The LoRA reaches" not in report_of(host.run(plain))
+
+
+def test_an_embedding_that_was_replaced_is_noticed(host: Host) -> None:
+    graph = sweep("(lora input)", [("seed", "91, 92")], steps=1, prompt="moon, embedding:noted")
+    folder = host.base / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    host.run(graph)
+    (folder / "aside.txt").write_text("another")
+    host.run(graph)
+    assert sources(host) == {"computed": 2}
+    host.run(graph)
+    host.free()
+    host.run(graph)
+    assert sources(host) == {"cached": 2}
+
+
+def test_a_hundred_million_cells_cost_a_sentence(host: Host) -> None:
+    axes = [("CFG scale", "0-99.99[10000]"), ("seed", "1-10000")]
+    graph = sweep("(lora input)", axes, mode="dry run")
+    assert "The axes make 100000000 cells" in report_of(host.run(graph))
+    graph["sweep"]["inputs"]["mode"] = "exact"
+    with pytest.raises(dev.PromptFailure, match="The axes make 100000000 cells, more than the 400"):
+        host.run(graph)
+
+
+def test_both_weights_beside_one_of_them_are_refused(host: Host, lora: str) -> None:
+    graph = sweep(lora, [("LoRA weight", "0, 1"), ("LoRA weight, U-Net", "0, 1")])
+    with pytest.raises(dev.PromptFailure, match="U-Net and text encoders together and another one of them alone"):
+        host.run(graph)
 
 
 def test_all_epochs_of_a_run_are_one_axis(host: Host) -> None:

@@ -116,6 +116,11 @@ def test_every_graph_has_both_forms_and_a_thumbnail() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.jpg")) == NAMES
 
 
+def test_no_two_thumbnails_show_the_same() -> None:
+    pictures = [path.read_bytes() for path in sorted(FOLDER.glob("*.jpg"))]
+    assert len(set(pictures)) == len(pictures)
+
+
 def test_the_host_offers_them_as_templates(host: Host) -> None:
     assert sorted(host.get("/api/workflow_templates")[dev.ROOT.name]) == NAMES
     for path in FILES:

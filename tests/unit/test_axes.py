@@ -222,3 +222,9 @@ def test_an_axis_takes_the_label_of_its_parameter_unless_it_has_its_own() -> Non
 def test_an_axis_refuses_what_it_cannot_hold(arguments: tuple[object, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Axis(*arguments)  # type: ignore[arg-type]
+
+
+def test_values_that_differ_are_printed_differently() -> None:
+    assert Axis("cfg", (7.1234567, 7.1234568, 7.0)).texts == ("7.1234567", "7.1234568", "7.0000000")
+    assert Axis("cfg", (0.1 + 0.2, 1.0)).texts == ("0.3", "1.0")
+    assert Axis("cfg", (7.1234567, 7.1234567)).texts == ("7.12346", "7.12346")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pack.figures.axes import Axis
-from pack.figures.cells import Cell, cells, execution_order
+from pack.figures.cells import Cell, cells, check_distinct, count, execution_order
 
 CFG = Axis("cfg", (1.0, 7.0))
 STEPS = Axis("steps", (10, 20, 30))
@@ -61,3 +61,11 @@ def test_equal_costs_keep_the_given_order() -> None:
     found = cells([CFG, STEPS])
     assert execution_order(found, {}) == found
     assert [cell.get("steps") for cell in execution_order(found, {"steps": 1})] == [10, 10, 20, 20, 30, 30]
+
+
+def test_a_hundred_million_cells_are_counted_and_not_made() -> None:
+    axes = [Axis("cfg", tuple(number / 100 for number in range(10_000))), Axis("seed", tuple(range(10_000)))]
+    check_distinct(axes)
+    assert count(axes) == 10**8
+    with pytest.raises(ValueError, match='Two axes vary "seed"'):
+        check_distinct([*axes, axes[1]])

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from pack.figures.axes import Axis
+from pack.figures.axes import UNLABELLED, Axis
 from pack.figures.cells import Cell, cells
 from pack.figures.draw import draw_figure, draw_pages, image_sizes
 from pack.figures.fonts import Face, clean, missing_glyphs
+from pack.figures.heat_map import plan_heat_map
 from pack.figures.layout import Layout, TextRun
 from pack.figures.place import letters
 from pack.figures.plan import plan_figure, plan_pages
@@ -350,3 +353,68 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def texts_of(layout: Layout, role: str) -> list[TextRun]:
+    return [run for run in layout.texts if run.role == role]
+
+
+def many_columns(width_mm: float | None, columns: int = 20, side: int = 128, **axis: Any) -> Layout:
+    own = Axis("cfg", tuple(1 + number / 4 for number in range(columns))) if not axis else Axis(**axis)
+    axes = [own, Axis("lora_weight", tuple(number / 20 for number in range(20)))]
+    sizes = dict.fromkeys(product(range(len(own)), range(20)), (side, side))
+    return plan_figure(axes, sizes, FigureStyle(width_mm=width_mm, caption="One line."))
+
+
+@pytest.mark.parametrize("columns", [4, 10, 20, 40])
+@pytest.mark.parametrize("side", [64, 128, 1024])
+def test_headers_of_a_figure_for_print_are_no_smaller_than_six_points(columns: int, side: int) -> None:
+    layout = many_columns(160, columns, side)
+    least = min(run.size for run in texts_of(layout, "value")) / layout.dpi * 72
+    assert least >= 5.8
+
+
+def test_values_too_wide_for_many_columns_stand_upright_and_whole() -> None:
+    seeds = tuple(10**19 + 7 * number for number in range(12))
+    layout = many_columns(160, parameter="seed", values=seeds)
+    above = [run for run in texts_of(layout, "value") if run.turned]
+    assert [run.text for run in above] == [str(seed) for seed in seeds]
+    tops = [cell.box.y for cell in layout.cells]
+    for run in above:
+        half = Face("sans", run.size).width(run.text) / 2
+        assert run.y + half <= min(tops) and run.y - half >= 0
+
+
+def test_a_number_is_never_broken() -> None:
+    seeds = (18446744073709551615, 1)
+    for axes in ([Axis("seed", seeds)], [CFG, Axis("seed", seeds)]):
+        sizes = dict.fromkeys((cell.index for cell in cells(axes)), (64, 64))
+        texts = [run.text for run in plan_figure(axes, sizes).texts]
+        assert str(seeds[0]) in texts
+
+
+def test_captions_of_one_and_of_several_lines_begin_alike() -> None:
+    starts = set()
+    for caption in ("Short.", LONG):
+        layout = layout_of([CFG, WEIGHT], FigureStyle(caption=caption))
+        starts |= {(run.x, run.anchor) for run in texts_of(layout, "caption")}
+    assert len(starts) == 1
+
+
+def test_images_of_one_row_begin_at_one_height() -> None:
+    axes = [Axis("image", ("small", "large"), UNLABELLED)]
+    layout = plan_figure(axes, {(0,): (64, 64), (1,): (128, 128)})
+    assert len({cell.box.y for cell in layout.cells}) == 1
+    assert [run.text for run in layout.texts] == ["small", "large"], "a blank label is not drawn"
+
+
+def test_the_numbers_of_a_heat_map_have_equal_decimals() -> None:
+    def numbers(*values: float, spreads: Any = None) -> list[str]:
+        axes = [Axis("seed", tuple(range(len(values))))]
+        layout, _ = plan_heat_map(axes, {(at,): value for at, value in enumerate(values)}, spreads=spreads)
+        return [run.text for run in layout.texts if run.colour]
+
+    assert numbers(0.1, 0.095) == ["0.100", "0.095"]
+    assert numbers(12.34, 5.0, 0.04) == ["12.34", "5.00", "0.04"]
+    assert numbers(1234.0, 7.0) == ["1234", "7.00"], "where they are too far apart, each in its own way"
+    assert numbers(1.5, 2.0, spreads={(0,): 0.25, (1,): None}) == ["1.50", "± 0.25", "2.00"]

@@ -75,3 +75,13 @@ def test_an_axis_is_averaged_away() -> None:
     axes, groups = without_axis((CFG, SEED), "seed")
     assert axes == (CFG,)
     assert groups == [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(2, 0), (2, 1)]]
+
+
+def test_a_value_with_commas_is_named_in_quotes_or_alone_in_its_line() -> None:
+    prompts = Axis("prompt", ("moon, sea", "moon", 'the "dark" side, far'))
+    for text in ('prompt: "moon, sea", moon', "prompt: moon, sea"):
+        axes, places = select_axes((prompts,), text)
+        assert places[0] == (0,) and axes[0].values[0] == "moon, sea"
+    assert select_axes((prompts,), 'prompt: "the ""dark"" side, far"')[1] == [(2,)]
+    with pytest.raises(ValueError, match="Put a value with commas in quotes"):
+        select_axes((prompts,), "prompt: moon, sun")
