@@ -23,7 +23,7 @@ NOTES = ("MarkdownNote", "Note")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
 # what the editor and our extension add to a node besides its widgets, in pixels: a panel, a picture, a report
-PANELS = {"MjesecTrainLora": 470, "MjesecLossChart": 240, "MjesecSweep": 250}
+PANELS = {"MjesecTrainLora": 770, "MjesecLossChart": 240, "MjesecSweep": 560}
 TITLE_BAR, NODE_GAP, GROUP_SIDE, GROUP_TOP, BAND_GAP = 30, 80, 20, 80, 120
 
 Json = dict[str, Any]
