@@ -234,7 +234,9 @@ def write_manifest(grid: Grid, folder: Path) -> Path:
     Raises:
         OSError: names the file that cannot be written.
     """
-    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
+    # one reading of the clock: names must sort as the sweeps came
+    now = time.time_ns()
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now // 10**9))}-{now % 10**9:09d}"
     path = folder / f"{stamp}.json"
     write_manifest_json(json.loads(json.dumps(grid.manifest(), default=str)), path)
     return path
