@@ -28,7 +28,7 @@ from browser_editor import Editor, chromium_path, launch, open_editor, prepare_u
 from host_server import Host  # noqa: E402
 
 FOLDER = dev.ROOT / "web" / "docs" / "img"
-WIDEST = 640
+SMALLEST, WIDEST = 200, 640
 LARGEST = 40_000  # bytes
 SCREENS = ("editor_quickstart", "editor_figure_viewer")
 SIZE = 128
@@ -162,8 +162,10 @@ def save(image: list[Any], name: str) -> dict[str, Any]:
 
 
 def small(picture: Image.Image) -> bytes:
-    """A WebP of at most WIDEST pixels and LARGEST bytes."""
+    """A WebP of at most WIDEST pixels and LARGEST bytes; a single cell is drawn twice as large."""
     picture = picture.convert("RGB")
+    if picture.width < SMALLEST:
+        picture = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
     picture.thumbnail((WIDEST, 10 * WIDEST), Image.Resampling.LANCZOS)
     for quality in range(90, 20, -10):
         file = io.BytesIO()

@@ -114,8 +114,9 @@ def _base(model: Any, clip: Any, vae: Any, watcher: RunWatcher) -> Base:
 
     def on_bytes(count: int) -> None:
         nonlocal done
-        done += count
-        watcher.stage("fingerprint of the base", done // 2**20, max(total // 2**20, 1))
+        before, done = done // 2**20, done + count
+        if done // 2**20 != before or done == total:
+            watcher.stage("fingerprint of the base", done // 2**20, max(total // 2**20, 1))
 
     file = host.model_file(model)
     mark = schedule_mark(host.noise_levels(model), host.prediction_of(model))

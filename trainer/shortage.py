@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,14 +10,17 @@ import torch
 
 from .errors import MemoryShortage
 
-_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "bad_alloc")
+# of torch's allocator, of C++, and of oneDNN, whose primitives need room of their own
+_ON_A_CPU = re.compile(
+    r"can't allocate memory|not enough memory|bad_alloc|could not create a (memory|primitive(?! descriptor))", re.I
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python found no memory: on a GPU an error of its own, on a CPU a RuntimeError with its words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and _ON_A_CPU.search(str(error)) is not None
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def test_the_editors_own_graph_comes_back_with_its_places(editor: Editor) -> Non
     graph["load"] = load_lora("(lora input)")
     graph["load"]["inputs"] |= {"model": ["ckpt", 0], "lora": ["train", 0]}
     editor.open_api(graph)
-    editor.js("() => { window.app.graph.nodes.find(node => node.type === 'MjesecTrainLora').pos = [777, 55] }")
+    editor.js("() => { window.app.graph.nodes.find(node => node.type === 'MjesecTrainLora').pos = [2777, 55] }")
     editor.queue()
     editor.press("MjesecLoadLora", "LoRA info")
     dialog = editor.page.get_by_role("dialog", name="LoRA info")
@@ -107,7 +107,7 @@ def test_the_editors_own_graph_comes_back_with_its_places(editor: Editor) -> Non
     editor.page.wait_for_function("name => document.title.includes(name)", arg=name)
     editor.settle()
     place = editor.js("() => [...window.app.graph.nodes.find(node => node.type === 'MjesecTrainLora').pos]")
-    assert [round(side) for side in place] == [777, 55]
+    assert [round(side) for side in place] == [2777, 55]
     assert_is(editor.prompt(), graph)
 
 

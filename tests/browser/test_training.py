@@ -154,7 +154,8 @@ def test_the_quickstart_is_watched_paused_and_stopped_by_clicking(editor: Editor
     editor.js(SET_WIDGETS, changes)
     editor.js(LOOK_AT_PANEL)
     panel = panel_of(page)
-    expect(panel).to_contain_text("Queue the graph")
+    # nothing yet, or the run that the other renderer's turn of this test left
+    expect(panel).to_contain_text(re.compile("Queue the graph|stopped"))
     page.get_by_test_id("queue-button").click()
 
     expect_state(panel, "training")
@@ -206,7 +207,7 @@ def assert_nothing_is_missing(page: Page, run: str) -> None:
 
 @pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_two_tabs_show_and_steer_the_same_run(running: str, editor: Editor) -> None:
-    other = Editor(editor.page.context.new_page(), editor.host)
+    other = Editor(editor.page.context.new_page(), editor.host, editor.renderer)
     other.load()
     other.js(TOGGLE_TAB)
     listed = other.page.get_by_role("navigation", name="Training runs").get_by_role("button").first

@@ -166,6 +166,7 @@ THESIS = {
     "captions": CaptionSettings(),
     "ema": EmaSettings(),
     "memory_profile": "auto",
+    "compile_blocks": False,
     "validation": ValidationSettings(),
     "saving": SavingSettings(),
     "buckets": BucketSettings((1024, 1024), 256, 2048, 64, no_upscale=True, enabled=True),

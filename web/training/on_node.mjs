@@ -21,6 +21,7 @@ export function addTrainingPanel(node) {
   widget.serialize = false
   // of a new node: one of a workflow gets its own size afterwards
   node.size[0] = Math.max(node.size[0], WIDTH)
+  node.size[1] = Math.max(node.size[1], node.computeSize()[1])
   // in the canvas the panel lies over it: zooming goes on all the same
   element.addEventListener('wheel', (/** @type {WheelEvent} */ event) => {
     if (!(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode)) app.canvas.processMouseWheel(event)
