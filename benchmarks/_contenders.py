@@ -123,7 +123,12 @@ def sd_scripts(folder: Path, python: Path, tokenizer: Path) -> ProgramTrainer:
 
     def command(checkpoint: Path, size: int, steps: int, device: str, work: Path) -> list[str]:
         for name in SD_SCRIPTS_TOKENIZERS:
-            shutil.copytree(tokenizer, work / "tokenizers" / name, dirs_exist_ok=True)
+            place = work / "tokenizers" / name
+            place.mkdir(parents=True)
+            for file in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+                shutil.copy(tokenizer / file, place / file)
+            # ComfyUI's own says 8192, and sd-scripts pads to it
+            (place / "tokenizer_config.json").write_text('{"model_max_length": 77}', "utf-8")
         options = {
             "pretrained_model_name_or_path": checkpoint, "train_data_dir": work / "data", "output_dir": work / "out",
             "output_name": "kohya", "resolution": f"{size},{size}", "max_train_steps": steps, "network_dim": RANK,

@@ -265,13 +265,21 @@ def program() -> int:
     else:
         checkpoint = full_size_checkpoint(options.checkpoint, cache)
         check_room(Path(tempfile.gettempdir()), FULL_MEMORY_GB, FULL_DISK_GB)
-    results = {name: measure(contender, checkpoint, options) for name, contender in rows.items()}
+    results: dict[str, Measured] = {}
+    failed = 0
+    for name, contender in rows.items():
+        try:
+            results[name] = measure(contender, checkpoint, options)
+        except dev.Failure as failure:
+            # what was measured before, in minutes, is worth its table
+            print(f"benchmark: {contender.name}: {failure}", file=sys.stderr, flush=True)
+            failed += 1
     what = "tiny SDXL (smoke test)" if options.quick else "SDXL"
     print(f"\n{machine()}, {options.device}")
     print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps\n")
     full = not options.quick
     print(cuda_report(results) if options.device == "cuda" else cpu_report(results, with_aims=full))
-    return 0
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
