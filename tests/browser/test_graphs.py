@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from typing import Any
 
@@ -146,6 +147,8 @@ def test_a_saved_workflow_is_the_same_after_a_reload_and_in_its_file(editor: Edi
     editor.page.keyboard.press("Enter")
     expect(editor.page).to_have_title(f"{name} - ComfyUI")
     editor.load()
+    # which tab was the last one it may not have noted in time
+    editor.page.get_by_role("button", name=re.compile(name)).first.click()
     expect(editor.page).to_have_title(f"{name} - ComfyUI")
     assert editor.prompt() == before
     # what was seen above may be what the browser remembers

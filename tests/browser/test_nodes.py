@@ -87,6 +87,16 @@ def test_what_the_extension_adds_comes_last_and_is_neither_saved_nor_queued(made
     assert added["MjesecFigure"] and added["MjesecSweep"]
 
 
+def rows_once_named(editor: Editor) -> Json:
+    """The rows of all nodes once each has its text, which on a busy machine comes after the row itself."""
+    for _ in range(50):
+        rows = editor.js(ROWS)
+        if all(name for names in rows.values() for name in names):
+            break
+        editor.page.wait_for_timeout(100)
+    return dict(rows)
+
+
 def test_every_widget_is_shown_in_its_place_and_advanced_ones_are_folded(
     editor: Editor, made: list[Json], described: Json
 ) -> None:
@@ -99,10 +109,10 @@ def test_every_widget_is_shown_in_its_place_and_advanced_ones_are_folded(
             assert len(edges) == 2 * len(node["widgets"])
             assert not edges or edges[-1] <= node["height"], f"{node['kind']} is too low for its widgets"
         return
-    rows = editor.js(ROWS)
+    rows = rows_once_named(editor)
     editor.js("() => document.querySelectorAll('[data-testid=advanced-inputs-button]').forEach(each => each.click())")
     editor.settle()
-    unfolded = editor.js(ROWS)
+    unfolded = rows_once_named(editor)
     for node in made:
         wanted = list(widgets_of(described[node["kind"]]))
         plain = [name for name, _, advanced in wanted if not advanced]

@@ -73,9 +73,10 @@ class Host(dev.HostProcess):
 
     def free(self) -> None:
         """Tells the host to drop its cached results and its models once the current prompt has ended."""
-        self.request("/free", {"unload_models": True, "free_memory": True})
-        # its worker looks for this wish only once it has cleaned up, and takes a prompt that waits by then before it
-        time.sleep(2)
+        # its worker may miss the first call while it cleans up after a prompt, and then looks again only after seconds
+        for _ in range(2):
+            self.request("/free", {"unload_models": True, "free_memory": True})
+            time.sleep(1)
 
     def upload_image(self, name: str, data: bytes, subfolder: str = "") -> dict[str, str]:
         """Puts any bytes under input/`subfolder`; returns the host's name, subfolder and type for them."""
