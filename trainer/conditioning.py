@@ -35,7 +35,7 @@ class Conditioner:
         pieces = length // TOKENS
         rows = tokens.reshape(2, count * pieces, TOKENS)
         if self.trained:
-            context, pooled = encode_pieces(self.parts, rows.to(self.device))
+            context, pooled = encode_pieces(self.parts, to_device(rows, self.device))
         else:
             encoded = [self._frozen(rows[:, row]) for row in range(rows.shape[1])]
             context, pooled = (to_device(torch.stack(values), self.device) for values in zip(*encoded, strict=True))
@@ -47,7 +47,7 @@ class Conditioner:
         key = _key(ids)
         if (encoded := self._kept.get(key)) is None:
             with torch.no_grad():
-                context, pooled = encode_pieces(self.parts, ids[:, None].to(self.device))
+                context, pooled = encode_pieces(self.parts, to_device(ids[:, None], self.device))
             encoded = context[0].cpu(), pooled[0].cpu()
             if not self.settings.varies or key in self._lasting:
                 self._kept[key] = encoded

@@ -1,7 +1,7 @@
 /** The preview's button on the dataset nodes: of a folder at any time, of what other nodes make once they have run. */
 import { api } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { valueUpstream, widgetValue } from '../lib/nodes.mjs'
+import { follow, valueUpstream, widgetValue } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
 import { openPreview } from './preview.mjs'
 
@@ -18,11 +18,9 @@ export function addDatasetPreview(node) {
   if (!reads && !MADE.includes(node.comfyClass)) return
   addButton(node, 'Preview dataset', () => openPreview(routes, reads ? ofFolder(node) : ofNode(node), resolutionFor(node)))
   if (reads) return
-  const before = node.onExecuted
-  node.onExecuted = function (/** @type {any} */ output) {
-    before?.call(this, output)
-    if (output?.mjesec_dataset) this.properties[PROPERTY] = output.mjesec_dataset[0]
-  }
+  follow(node, 'onExecuted', (/** @type {any} */ output) => {
+    if (output?.mjesec_dataset) node.properties[PROPERTY] = output.mjesec_dataset[0]
+  })
 }
 
 /** @param {any} node */

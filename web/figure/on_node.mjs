@@ -1,6 +1,7 @@
 /** The viewer's button on Sweep and Figure, which remember the sweep that they made. */
 import { api, app } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
+import { follow } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
 import { openViewer } from './viewer.mjs'
 
@@ -12,12 +13,10 @@ const routes = new Routes(api)
 export function addFigureViewer(node) {
   if (!KINDS.includes(node.comfyClass)) return
   addButton(node, 'Explore cells', () => openViewer(routes, node.properties[PROPERTY], loadGraph))
-  const before = node.onExecuted
-  node.onExecuted = function (/** @type {any} */ output) {
-    before?.call(this, output)
+  follow(node, 'onExecuted', (/** @type {any} */ output) => {
     // a property is saved with the workflow, so that the button still works tomorrow; the prompt does not hold it
-    if (output?.mjesec_sweep) this.properties[PROPERTY] = output.mjesec_sweep[0]
-  }
+    if (output?.mjesec_sweep) node.properties[PROPERTY] = output.mjesec_sweep[0]
+  })
 }
 
 /**

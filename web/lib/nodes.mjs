@@ -1,4 +1,4 @@
-/** What a node of the graph is told by its widgets and wires. */
+/** What a node of the graph is told by its widgets and wires, and when something happens to it. */
 
 /**
  * @param {any} node
@@ -37,4 +37,20 @@ export function valueUpstream(node, wire, widget) {
     if (value !== undefined) return value
   }
   return undefined
+}
+
+/**
+ * Calls `after` whenever the node's callback of that name has been called.
+ *
+ * @param {any} node
+ * @param {string} name
+ * @param {(...given: any[]) => void} after
+ */
+export function follow(node, name, after) {
+  const before = node[name]
+  node[name] = function (/** @type {any[]} */ ...given) {
+    const answer = before?.apply(this, given)
+    after(...given)
+    return answer
+  }
 }

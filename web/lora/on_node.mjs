@@ -1,7 +1,7 @@
 /** The LoRA info: a button on Load LoRA, and an entry in the menu of a training that has made one. */
 import { api, app } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { sourceOf, widgetValue } from '../lib/nodes.mjs'
+import { follow, sourceOf, widgetValue } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
 import { openLoraInfo } from './info.mjs'
 
@@ -16,11 +16,9 @@ const routes = new Routes(api)
 export function addLoraInfo(node) {
   if (node.comfyClass === LOADS) addButton(node, 'LoRA info', () => openLoraInfo(routes, nameFor(node), namesOf(node), loadGraph))
   if (node.comfyClass !== TRAINS) return
-  const before = node.onExecuted
-  node.onExecuted = function (/** @type {any} */ output) {
-    before?.call(this, output)
-    if (output?.mjesec_lora) this.properties[PROPERTY] = output.mjesec_lora[0]
-  }
+  follow(node, 'onExecuted', (/** @type {any} */ output) => {
+    if (output?.mjesec_lora) node.properties[PROPERTY] = output.mjesec_lora[0]
+  })
 }
 
 /**

@@ -1,5 +1,6 @@
 /** The training panel on Train SDXL LoRA. It is neither saved with the workflow nor sent with the prompt. */
 import { app } from '../host.mjs'
+import { follow } from '../lib/nodes.mjs'
 import { store, urlOf } from './live.mjs'
 import { PROPERTY, runOf } from './of_node.mjs'
 import { RunPanel } from './panel.mjs'
@@ -69,21 +70,5 @@ class ShownRun {
       this.node.properties[PROPERTY] = run.id
     }
     this.panel.show(run?.id ?? null)
-  }
-}
-
-/**
- * Calls `after` whenever the node's callback of that name has been called.
- *
- * @param {any} node
- * @param {string} name
- * @param {(...given: any[]) => void} after
- */
-function follow(node, name, after) {
-  const before = node[name]
-  node[name] = function (/** @type {any[]} */ ...given) {
-    const answer = before?.apply(this, given)
-    after(...given)
-    return answer
   }
 }
