@@ -58,6 +58,7 @@ BUTTON_PLACE = """([kind, label]) => {
     return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
 }"""
 
+ACTIVE = "() => window.app.extensionManager.workflow.activeWorkflow.path"
 # drops a file onto the middle of the canvas, as the browser does for one that comes from a folder
 DROP = """([name, type, data]) => {
     const transfer = new DataTransfer()
@@ -235,7 +236,10 @@ class Editor:
 
     def open_api(self, graph: Mapping[str, Any], name: str = "test") -> None:
         """Loads a graph in API format, as the host does for an image that carries nothing else."""
+        before = self.js(ACTIVE)
         self.js("([graph, name]) => window.app.loadApiJson(graph, name)", [dict(graph), name])
+        # its tab comes after the call's end: who saved before would save the one that was open
+        self.page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before)
         self.settle()
 
     def queue(self, timeout_s: float = 120) -> list[Path]:
