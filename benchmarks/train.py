@@ -4,10 +4,11 @@
     python dev.py bench train --sd-scripts FOLDER [--sd-scripts-python PYTHON]     with kohya's trainer as well
     python dev.py bench train --quick
 
-Each trains in a fresh process: batch 1, rank 32, bf16, no gradient checkpointing, but where its row says otherwise.
+Each trains in a fresh process, on a GPU all in one, TrainLoraNode last: batch 1, rank 32, bf16, no gradient
+checkpointing, but where its row says otherwise.
 
 host        ComfyUI's TrainLoraNode in bypass mode, everything else at its defaults (bf16 adapters, AdamW)
-ours        Mjesec on the U-Net only: fp32 adapters under autocast, gradient clipping, AdamW
+ours        Mjesec on the U-Net only: fp32 adapters under bf16, gradient clipping, AdamW
 ours4, low  on a GPU: the same in batches of 4; with gradient checkpointing and the frozen base in fp8
 thesis      Mjesec with the thesis's settings: both text encoders, Adafactor
 diffusers   the loop of diffusers' own script, adapters on the attention alone (`_diffusers_loop.py`); on a CPU
@@ -16,19 +17,20 @@ sd-scripts  kohya-ss/sd-scripts from a checkout and with an interpreter that has
 Seconds a step: the median over the progress that each trainer writes, from the second step on. CPU seconds: processor
 time of the process over the same steps, which other programs on the machine disturb less. Memory added: the peak of
 the process's anonymous memory (on a GPU: of the device's) while it trains, less what it is once the models are loaded
-and idle; of sd-scripts, less what it is once its network is about to be made. Still held: the same difference five
-seconds after the training ended.
+and idle (on a GPU: unloaded again); of sd-scripts, less what it is once its network is about to be made. Still held:
+the same difference five seconds after the training ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,35 +124,50 @@ class StepClock:
         return statistics.median(paces), (last[2] - first[2]) / (last[0] - first[0])
 
 
-def measure(contender: NodeTrainer | ProgramTrainer, checkpoint: Path, options: argparse.Namespace) -> Measured:
-    if isinstance(contender, NodeTrainer):
-        return _in_a_host(contender, checkpoint, options)
-    return _by_itself(contender, checkpoint, options)
+Contender = NodeTrainer | ProgramTrainer
+Measure = Callable[[Contender], Measured]
 
 
-def _in_a_host(contender: NodeTrainer, checkpoint: Path, options: argparse.Namespace) -> Measured:
+@contextlib.contextmanager
+def measuring(checkpoint: Path, options: argparse.Namespace) -> Iterator[Measure]:
+    """What measures one row. On a GPU, whose memory tells what a training leaves, all rows share one ComfyUI."""
+    if options.device == "cuda":
+        with host_with(checkpoint, options.size, IMAGES, BF16) as host:
+            yield lambda contender: _in_host(host, contender, checkpoint, options)
+        return
+
+    def measure(contender: Contender) -> Measured:
+        if isinstance(contender, ProgramTrainer):
+            return _by_itself(contender, checkpoint, options)
+        with host_with(checkpoint, options.size, IMAGES, ("--cpu", *BF16)) as host:
+            return _in_host(host, contender, checkpoint, options)
+
+    yield measure
+
+
+def _in_host(host: dev.HostProcess, contender: Contender, checkpoint: Path, options: argparse.Namespace) -> Measured:
     on_gpu = options.device == "cuda"
-    arguments = BF16 if on_gpu else ("--cpu", *BF16)
-    with host_with(checkpoint, options.size, IMAGES, arguments) as host:
-        pid = host.pid
-        if pid is None:
-            raise dev.Failure("The host has ended.")
+    if (pid := host.pid) is None or not isinstance(contender, NodeTrainer):
+        raise dev.Failure("The host has ended.")
 
-        def memory() -> float:
-            return device_memory(host) if on_gpu else process_memory(pid, "RssAnon")
+    def memory() -> float:
+        return device_memory(host) if on_gpu else process_memory(pid, "RssAnon")
 
-        graph = loaded(checkpoint.name, options.size)
-        run(host, graph)
-        time.sleep(SETTLE_S)
-        idle = memory()
-        _announce(contender.name, idle, options)
-        clock = StepClock(host.log, contender.progress, options.steps, pid)
-        with Sampler(memory=memory, steps=clock) as sampler:
-            entry = run(host, contender.train(graph, options.size, options.steps))
-        time.sleep(SETTLE_S)
-        held = memory() - idle
-        added = sampler.peak["memory"] - idle
-        return Measured(contender.name, contender.batch, *clock.per_step(), idle, added, held, *_speeds(entry))
+    graph = loaded(checkpoint.name, options.size)
+    run(host, graph)
+    if on_gpu:
+        # what was loaded to be used once must not count for the peak of a training that needs less
+        host.request("/free", {"unload_models": True})
+    time.sleep(SETTLE_S)
+    idle = memory()
+    _announce(contender.name, idle, options)
+    clock = StepClock(host.log, contender.progress, options.steps, pid)
+    with Sampler(memory=memory, steps=clock) as sampler:
+        entry = run(host, contender.train(graph, options.size, options.steps))
+    time.sleep(SETTLE_S)
+    held = memory() - idle
+    added = sampler.peak["memory"] - idle
+    return Measured(contender.name, contender.batch, *clock.per_step(), idle, added, held, *_speeds(entry))
 
 
 def _by_itself(contender: ProgramTrainer, checkpoint: Path, options: argparse.Namespace) -> Measured:
@@ -242,7 +259,7 @@ def chosen(options: argparse.Namespace) -> dict[str, NodeTrainer | ProgramTraine
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench train", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--size", type=int, help="side of the training images in pixels (256; cuda: 1024; quick: 128)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of each (12; cuda and quick: 40)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of each (12; quick: 40, cuda: 100)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--checkpoint", type=Path, help="an SDXL checkpoint; without it, random weights are made")
     parser.add_argument("--quick", action="store_true", help="on the tiny SDXL: a smoke test, no measurement")
@@ -252,7 +269,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     options.size = options.size or (128 if options.quick else 1024 if on_gpu else 256)
-    options.steps = options.steps or (40 if options.quick or on_gpu else 12)
+    options.steps = options.steps or (100 if on_gpu else 40 if options.quick else 12)
     return options
 
 
@@ -267,13 +284,14 @@ def program() -> int:
         check_room(Path(tempfile.gettempdir()), FULL_MEMORY_GB, FULL_DISK_GB)
     results: dict[str, Measured] = {}
     failed = 0
-    for name, contender in rows.items():
-        try:
-            results[name] = measure(contender, checkpoint, options)
-        except dev.Failure as failure:
-            # what was measured before, in minutes, is worth its table
-            print(f"benchmark: {contender.name}: {failure}", file=sys.stderr, flush=True)
-            failed += 1
+    with measuring(checkpoint, options) as measure:
+        for name, contender in rows.items():
+            try:
+                results[name] = measure(contender)
+            except dev.Failure as failure:
+                # what was measured before, in minutes, is worth its table
+                print(f"benchmark: {contender.name}: {failure}", file=sys.stderr, flush=True)
+                failed += 1
     what = "tiny SDXL (smoke test)" if options.quick else "SDXL"
     print(f"\n{machine()}, {options.device}")
     print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps\n")

@@ -193,10 +193,14 @@ def build_parts(model: Any, clip: Any, settings: TrainSettings, device: torch.de
     """
     pair = clip.cond_stage_model
     first, second = text_weights(clip)
+    unet = unet_weights(model)
+    # what is packed goes to a GPU layer by layer: it need not have room for the whole first
+    if settings.base_storage == "as given" or device.type == "cpu":
+        unet = _fit(unet, device, settings.precision)
     with torch.inference_mode(False):
         return Parts(
             unet=build_unet(
-                _fit(unet_weights(model), device, settings.precision),
+                unet,
                 model.model.model_config.unet_config.get("num_head_channels", 64),
             ),
             te1=build_text_encoder(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from .blocks import block_of
 from .checkpoint import canonical_text_names
 from .errors import SettingsError
 from .frozen import Scratch, store_in_fp8
-from .fused import fuse
+from .fused import fuse, fuse_gates
 from .names import to_original
+from .narrow import NarrowWeights
 from .options import AdapterSettings
 from .packed import pack, pack_unet
 from .precision import compute_dtype
@@ -51,6 +52,15 @@ class Adapters:
         """fp32 weights by kohya's key, without alpha; detached, not copied."""
         return {f"{m.name}.{key}": tensor for m in self.modules for key, tensor in m.state().items()}
 
+    def narrow(self, *, accumulates: bool) -> NarrowWeights | None:
+        """All weights as the products take them; None where some layer is not fused, or computes in fp32.
+
+        accumulates: whether the gradients of several micro-batches are added.
+        """
+        fused = [m.fused for m in self.modules if isinstance(m, LoraModule) and m.fused is not None]
+        pairs = [each.narrow for each in fused if each.narrow is not None]
+        return NarrowWeights(pairs, accumulates=accumulates) if len(pairs) == len(self.modules) else None
+
     def train(self, mode: bool) -> None:
         """Whether the adapters leave something out at random, where they are made to."""
         for module in self.modules:
@@ -68,26 +78,32 @@ class Adapters:
                 module.layer.enable_adapters(True)
 
 
-def add_adapters(parts: Parts, settings: TrainSettings) -> Adapters:
+def add_adapters(parts: Parts, settings: TrainSettings, device: torch.device | None = None) -> Adapters:
     """Put adapters on the U-Net's 722 linear layers and, if they are trained, the text encoders' 264, or on those
     that the settings choose.
 
     Weights are fp32; a LoRA's down kaiming-uniform (a=√5) from the settings' seed, up zero (kohya's networks.lora).
     The base's parameters stay frozen and untouched.
 
+    device: where the U-Net is to be, if it is elsewhere: each layer is packed on its way, so that the device never
+    holds the network as it was given.
+
     Raises:
         SettingsError: the settings leave no layer to train.
     """
+    device = device or parts.unet.device
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every GPU as well, and those generators are the host's
         torch.default_generator.manual_seed(settings.seed % 2**63)
         modules = []
         if settings.trains_text:
-            modules += _adapt(parts.te1, "lora_te1_", "text", settings)
-            modules += _adapt(parts.te2, "lora_te2_", "text", settings)
-        modules += _adapt(parts.unet, "lora_unet_", "unet", settings)
+            modules += _adapt(parts.te1, "lora_te1_", "text", settings, device)
+            modules += _adapt(parts.te2, "lora_te2_", "text", settings, device)
+        modules += _adapt(parts.unet, "lora_unet_", "unet", settings, device)
     if settings.base_storage != "as given":
-        pack_unet(parts.unet, settings.base_storage, _dtype(parts.unet, settings))
+        pack_unet(parts.unet, settings.base_storage, compute_dtype(settings.precision, device), device)
+    if parts.unet.device != device:
+        parts.unet.to(device)
     if not modules:
         raise SettingsError("skip_blocks, include and exclude leave no layer to train; choose fewer or other ones.")
     return Adapters(tuple(modules), settings.rank, settings.alpha)
@@ -108,8 +124,10 @@ def _wanted(name: str, options: AdapterSettings) -> bool:
     return not options.include or re.search(options.include, name) is not None
 
 
-def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -> list[AdapterModule]:
-    options, dtype = settings.adapter, _dtype(model, settings)
+def _adapt(
+    model: nn.Module, prefix: str, group: str, settings: TrainSettings, device: torch.device
+) -> list[AdapterModule]:
+    options, dtype = settings.adapter, compute_dtype(settings.precision, device)
     chosen = chosen_layers(model, prefix, group, options)
     if not chosen:
         return []
@@ -119,7 +137,7 @@ def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -
     scratch = Scratch()
     for place, module in enumerate(modules):
         for weight in module.weights().values():
-            weight.data = weight.data.float()
+            weight.data = weight.data.to(device, torch.float32)
             weight.requires_grad_(True)
         # autocast casts by itself; peft would copy every input to fp32 first
         module.layer.cast_input_dtype_enabled = dtype == torch.float32
@@ -127,14 +145,11 @@ def _adapt(model: nn.Module, prefix: str, group: str, settings: TrainSettings) -
             modules[place] = module = _finished(module, settings, dtype, scratch)
         if settings.base_storage == "fp8":
             # the fused layer widens it by itself
-            store_in_fp8(module.layer.get_base_layer(), dtype, scratch)
+            store_in_fp8(module.layer.get_base_layer(), dtype, scratch, device)
         elif settings.base_storage != "as given":
-            pack(module.layer.get_base_layer(), settings.base_storage, dtype)
+            pack(module.layer.get_base_layer(), settings.base_storage, dtype, device)
+    fuse_gates(model)
     return modules
-
-
-def _dtype(model: nn.Module, settings: TrainSettings) -> torch.dtype:
-    return compute_dtype(settings.precision, next(model.parameters()).device)
 
 
 def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
@@ -147,7 +162,7 @@ def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, s
         module.drop(options)
     elif settings.base_storage in ("as given", "fp8") and not settings.compile_blocks:
         # of packed weights the fused layer knows nothing, and a function for each layer would be compiled for each
-        fuse(module.layer, ADAPTER, dtype, scratch)
+        module = replace(module, fused=fuse(module.layer, ADAPTER, dtype, scratch))
     return module
 
 

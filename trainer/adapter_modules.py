@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .errors import SettingsError
+from .fused import FusedLora
 from .options import AdapterSettings
 
 ADAPTER = "mjesec"
@@ -59,6 +60,8 @@ class LoraModule(AdapterModule):
     """W + s·BA on a linear layer or a convolution, or with ``initial`` = (A₀, B₀): W + s·(BA - B₀A₀)."""
 
     initial: tuple[torch.Tensor, torch.Tensor] | None = None
+    # how it computes, where its products are one function
+    fused: FusedLora | None = None
 
     @property
     def down(self) -> nn.Parameter:

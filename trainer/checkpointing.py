@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .sdxl import Parts
 
@@ -12,8 +15,10 @@ from .sdxl import Parts
 LEVELS = ("nothing", "the outer transformers", "all transformers", "everything")
 
 
-def use_checkpointing(parts: Parts, level: str, *, text: bool) -> None:
+def use_checkpointing(parts: Parts, level: str, *, text: bool, drops: bool) -> None:
     """Turn it on for one of ``LEVELS``; ``text``: with everything, in the encoders as well.
+
+    drops: adapters leave something out at random, which must be the same the second time.
 
     It works in training mode only, which changes nothing else: SDXL has no dropout, and its norms keep no statistics.
     """
@@ -21,14 +26,16 @@ def use_checkpointing(parts: Parts, level: str, *, text: bool) -> None:
     for module in parts.modules():
         module.train(wanted > 0)
     unet = parts.unet
-    unet.enable_gradient_checkpointing()
+    # without draws the generators' states need not be read, for which a recorded CUDA graph would have no answer
+    how: dict[str, object] = {"use_reentrant": False, "preserve_rng_state": drops}
+    unet.enable_gradient_checkpointing(partial(checkpoint, **how))
     outer = min((width for width in map(_width, unet.modules()) if width), default=0)
     for module in unet.modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = wanted >= _first_level(module, outer)
     for encoder in (parts.te1, parts.te2):
         if text and level == LEVELS[-1]:
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            encoder.gradient_checkpointing_enable(how)
         elif text:
             encoder.gradient_checkpointing_disable()
 

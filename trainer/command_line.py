@@ -166,6 +166,7 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
             prediction=prediction,
             alpha_bar=alpha_bar,
             head_channels=command.head_channels,
+            packed=settings.base_storage != "as given" and device.type != "cpu",
         )
 
     return Job(
@@ -194,9 +195,7 @@ def _base(file: SingleFile, encoder: dict[str, torch.Tensor], watcher: Watcher, 
         done += count
         watcher.stage("fingerprint of the base", done // 2**20, max(total // 2**20, 1))
 
-    return Base(
-        file.path.name, weights_fingerprint(weights, on_bytes) + mark, weights_fingerprint(encoder), file.path
-    )
+    return Base(file.path.name, weights_fingerprint(weights, on_bytes) + mark, weights_fingerprint(encoder), file.path)
 
 
 def told(run: KohyaRun, dataset: Dataset, command: Command) -> str:

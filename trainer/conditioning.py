@@ -31,16 +31,28 @@ class Conditioner:
 
     def __call__(self, tokens: torch.Tensor) -> Encoded:
         """(2, N, 77k) ids to the context, (N, L, 2048), and the pooled output, (N, 1280), on the device."""
-        count, length = tokens.shape[1:]
-        pieces = length // TOKENS
-        rows = tokens.reshape(2, count * pieces, TOKENS)
+        return self.encoded(self.words(tokens))
+
+    def words(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(2, N, 77k) ids as a step takes them, on the device: the same as (N, 2, 77k), or what frozen encoders make
+        of them."""
         if self.trained:
-            context, pooled = encode_pieces(self.parts, to_device(rows, self.device))
-        else:
-            encoded = [self._frozen(rows[:, row]) for row in range(rows.shape[1])]
-            context, pooled = (to_device(torch.stack(values), self.device) for values in zip(*encoded, strict=True))
-        joined = self.settings.long_captions == "kohya"
-        return join_pieces(context, pooled, pieces, joined=joined)
+            return (to_device(tokens.transpose(0, 1).contiguous(), self.device),)
+        pieces = tokens.shape[2] // TOKENS
+        rows = tokens.reshape(2, -1, TOKENS)
+        encoded = [self._frozen(rows[:, row]) for row in range(rows.shape[1])]
+        context, pooled = (to_device(torch.stack(values), self.device) for values in zip(*encoded, strict=True))
+        return self._joined(context, pooled, pieces)
+
+    def encoded(self, words: tuple[torch.Tensor, ...]) -> Encoded:
+        """The context, (N, L, 2048), and the pooled output, (N, 1280), of ``words``."""
+        if not self.trained:
+            return words[0], words[1]
+        rows = words[0].transpose(0, 1)
+        return self._joined(*encode_pieces(self.parts, rows.reshape(2, -1, TOKENS)), rows.shape[2] // TOKENS)
+
+    def _joined(self, context: torch.Tensor, pooled: torch.Tensor, pieces: int) -> Encoded:
+        return join_pieces(context, pooled, pieces, joined=self.settings.long_captions == "kohya")
 
     def _frozen(self, ids: torch.Tensor) -> Encoded:
         """One piece, (2, 77) ids, to (77, 2048) and (1280,) in the CPU's memory."""

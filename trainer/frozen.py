@@ -103,11 +103,11 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
             layer.to(dtype)
 
 
-def store_in_fp8(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype, scratch: Scratch) -> None:
-    """Keep a frozen layer's weight in float8_e4m3fn, half the size of bf16, and compute in ``dtype``.
+def store_in_fp8(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype, scratch: Scratch, device: torch.device) -> None:
+    """Keep a frozen layer's weight on the device in float8_e4m3fn, half the size of bf16, and compute in ``dtype``.
 
     The tensor given stays as it is; the layer gets a rounded copy. Three bits of mantissa are left, so a weight is off
     by up to 6 % of itself.
     """
-    layer.weight = nn.Parameter(layer.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    layer.weight = nn.Parameter(layer.weight.detach().to(device).to(torch.float8_e4m3fn), requires_grad=False)
     layer.forward = partial(_FORWARDS[type(layer)], layer, dtype, scratch)

@@ -14,7 +14,7 @@ from .settings import TrainSettings
 
 _FORMAT = "mjesec run 1"
 # what a run's result does not depend on
-_LEFT_OUT = ("output_name", "saving", "memory_profile", "compile_blocks")
+_LEFT_OUT = ("output_name", "saving", "memory_profile", "compile_blocks", "cuda_graphs")
 
 
 def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:

@@ -23,6 +23,8 @@ from .device import to_device
 from .ema import RunningMean
 from .errors import NonFiniteLoss, SettingsError
 from .frozen import compute_in
+from .graphs import Graphs
+from .inputs import Inputs
 from .loss import draw_noise, draw_timesteps, error_per_value, huber_parameter, perturbed, weight_of_level
 from .noise import add_noise, mse_per_image, step_generator, target
 from .optim import effective_rates, gradient_norm, make_optimizer, make_schedule
@@ -67,7 +69,7 @@ class Progress:
 class Trainer:
     """One run over prepared examples. ``device`` is where the parts' weights lie.
 
-    tokenize: needed where the settings let captions vary.
+    tokenize: needed where the settings let captions vary. say: takes what the user should know of, in sentences.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Trainer:
         device: torch.device,
         tokenize: Tokenize | None = None,
         processes: Processes = ALONE,
+        say: Callable[[str], None] = print,
     ) -> None:
         if settings.captions.varies and tokenize is None:
             raise ValueError("Captions that vary need a tokenizer; pass tokenize.")
@@ -90,8 +93,11 @@ class Trainer:
             parts.unet.set_attn_processor(DirectAttention())
             if self.dtype == torch.bfloat16:
                 use_products(parts.unet, self.dtype)
-        if self.dtype == torch.float32:
-            # autocast would widen them too, but keep each widened weight for the backward pass
+        self._narrow = adapters.narrow(accumulates=settings.gradient_accumulation > 1)
+        # every layer then computes in the dtype by itself: autocast would cast to and fro around each norm, and keep
+        # each widened weight for the backward pass
+        self._native = self.dtype == torch.float32 or self._narrow is not None
+        if self._native:
             for part in parts.modules():
                 compute_in(part, self.dtype)
         if settings.compile_blocks:
@@ -99,6 +105,8 @@ class Trainer:
         self.plan = Plan(examples, settings)
         self.optimizer = make_optimizer(adapters, settings)
         self.schedule = make_schedule(self.optimizer, settings)
+        # torch's fused ones leave the weights alone where a flag on the device says so: nobody needs to look first
+        self._looks_itself = bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
         # schedule-free optimizers hold other weights while they train than those that are the result
         self._averages = hasattr(self.optimizer, "train") and hasattr(self.optimizer, "eval")
         if self._averages:
@@ -113,7 +121,7 @@ class Trainer:
         adapters.train(False)
         self.mean = RunningMean(self._weights, settings.ema.decay) if settings.ema.decay else None
         self._alpha_bar = parts.alpha_bar.to(device)
-        self._ahead: tuple[tuple[int, int], Batch] | None = None
+        self._ahead: tuple[tuple[int, int], Inputs] | None = None
         # which of checkpointing.LEVELS is on
         self.checkpointing = "nothing"
         # images that go through the U-Net at once; None: all of a batch
@@ -125,9 +133,18 @@ class Trainer:
         if tokenize is not None:
             lasting.append(caption_ids("", settings.captions, tokenize)[0])
         self.condition = Conditioner(parts, settings.captions, device, lasting, trained=settings.trains_text)
+        self._graphs: Graphs | None = None
+        if self._narrow is not None and device.type == "cuda" and settings.cuda_graphs and not settings.compile_blocks:
+            self._narrow.allocate()
+            self._graphs = Graphs(self._learn_narrow, say)
+
+    def forget_graphs(self) -> None:
+        """After what changes how a step is computed: how memory is spared."""
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self.dtype == torch.float32:
+        if self._native:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
@@ -221,12 +238,9 @@ class Trainer:
                 rows = self.processes.rows(len(indices))
                 if (own := rows.stop - rows.start) == 0:
                     continue
-                generator = step_generator(self.settings.seed, 2, number, place)
-                batch = replace(self._drawn(indices, number, place), rows=rows)
+                inputs = self._drawn(indices, number, place)
                 with self._dropping(number, place):
-                    share = self.loss(batch, generator) * (own / len(indices) / len(micro))
-                    self.scaler.scale(share).backward()
-                total += share.detach()
+                    total += self._learn(inputs, own / len(indices) / len(micro))
             total = self.processes.add(total)
             self.processes.add_gradients(self._weights)
             self.retryable = False
@@ -238,17 +252,45 @@ class Trainer:
         self.progress.skipped += not taken
         return loss, norm, taken
 
+    def _learn(self, inputs: Inputs, share: float) -> torch.Tensor:
+        """Add a micro-batch's gradients to those of the step; its share of the loss, (), detached."""
+        if self._narrow is None:
+            return self._backward(inputs, share)
+        loss = (self._graphs or self._learn_narrow)(inputs, share)
+        self._narrow.collect()
+        return loss
+
+    def _learn_narrow(self, inputs: Inputs, share: float | torch.Tensor) -> torch.Tensor:
+        """The same through the narrow weights, with the gradients left in their ``fresh``."""
+        # of a step that found no memory
+        self._narrow.forget()
+        self._narrow.renew()
+        with self._narrow.in_use():
+            loss = self._backward(inputs, share)
+        self._narrow.widen()
+        return loss
+
+    def _backward(self, inputs: Inputs, share: float | torch.Tensor) -> torch.Tensor:
+        loss = self.loss_of(inputs) * share
+        self.scaler.scale(loss).backward()
+        return loss.detach()
+
     def _update(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
         self.scaler.unscale_(self.optimizer)
         clipped = gradient_norm(self._weights, self.settings.max_grad_norm)
+        result = torch.stack([total, clipped])
+        # what is not finite must not touch a weight
+        if self._looks_itself:
+            self._step_if_finite(result)
         # while a GPU still computes
         self._draw_ahead(number + 1)
-        # the one place where a step waits for the device: what is not finite must not touch a weight
-        loss, norm = torch.stack([total, clipped]).tolist()
+        # the one place where a step waits for the device
+        loss, norm = result.tolist()
         finite = math.isfinite(norm)
         if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
             raise NonFiniteLoss(number + 1)
-        self.scaler.step(self.optimizer)
+        if not self._looks_itself:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.mean is not None and finite:
             self.mean.update(self._weights)
@@ -259,14 +301,32 @@ class Trainer:
             self.schedule.step()
         return loss, norm, finite
 
-    def _drawn(self, indices: Sequence[int], step: int, place: int) -> Batch:
+    def _step_if_finite(self, result: torch.Tensor) -> None:
+        """A step of an optimizer that reads a flag on the device; a scaler of fp16 raises its own."""
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            return
+        self.optimizer.found_inf = (~result.isfinite().all()).float()
+        try:
+            self.scaler.step(self.optimizer)
+        finally:
+            del self.optimizer.found_inf
+
+    def _drawn(self, indices: Sequence[int], step: int, place: int) -> Inputs:
         ahead, self._ahead = self._ahead, None
-        return ahead[1] if ahead is not None and ahead[0] == (step, place) else self.draw(indices, step, place)
+        if ahead is not None and ahead[0] == (step, place):
+            return ahead[1]
+        batch = replace(self.draw(indices, step, place), rows=self.processes.rows(len(indices)))
+        return self.inputs(batch, step_generator(self.settings.seed, 2, step, place))
 
     def _draw_ahead(self, step: int) -> None:
         """The next step's first micro-batch; what is drawn follows from the step alone, whenever it is."""
-        if step < self.settings.steps:
-            self._ahead = (step, 0), self.draw(self.plan.micro_batches(step)[0], step, 0)
+        if step >= self.settings.steps:
+            return
+        indices = self.plan.micro_batches(step)[0]
+        rows = self.processes.rows(len(indices))
+        if rows.stop > rows.start:
+            self._ahead = (step, 0), self._drawn(indices, step, 0)
 
     def draw(self, indices: Sequence[int], step: int, place: int) -> Batch:
         """A micro-batch: of each image a sample of its posterior, mirrored or not, with the words it is seen with."""
@@ -292,7 +352,11 @@ class Trainer:
         return caption_ids(draw_caption(example.sample.caption, options, generator, epoch), options, self.tokenize)[0]
 
     def loss(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> torch.Tensor:
-        """What is minimized: the settings' loss at random timesteps, or at the given ones, (N,) int64.
+        """What is minimized: the settings' loss at random timesteps, or at the given ones, (N,) int64."""
+        return self.loss_of(self.inputs(batch, generator, timesteps))
+
+    def inputs(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> Inputs:
+        """Everything of a micro-batch that is drawn, on the device.
 
         Numbers are drawn for the whole batch; only this process's rows of it are computed.
         """
@@ -303,46 +367,59 @@ class Trainer:
         noise = draw_noise(x0, options, generator)
         seen = perturbed(noise, options, generator)
         x0, noise, seen, timesteps, batch = (*(t[batch.rows] for t in (x0, noise, seen, timesteps)), batch.own())
-        timesteps = to_device(timesteps, self.device)
-        alpha_bar = self._alpha_bar[timesteps]
-        guess = self._predict(add_noise(x0, seen, alpha_bar), timesteps, batch)
-        goal = target(x0, noise, alpha_bar, self.parts.prediction)
-        c = None if options.kind == "l2" else huber_parameter(alpha_bar, timesteps, options)
+        return self._inputs(batch, x0, noise, seen, timesteps)
+
+    def _inputs(
+        self, batch: Batch, x0: torch.Tensor, noise: torch.Tensor, seen: torch.Tensor, timesteps: torch.Tensor
+    ) -> Inputs:
+        mask = None if batch.mask is None else to_device(batch.mask, self.device)
+        timesteps, time_ids, prior = (
+            to_device(tensor, self.device) for tensor in (timesteps, batch.time_ids, batch.prior)
+        )  # fmt: skip
+        with self.autocast():
+            words = self.condition.words(batch.tokens)
+        return Inputs(x0, noise, seen, timesteps, time_ids, words, mask, prior)
+
+    def loss_of(self, inputs: Inputs) -> torch.Tensor:
+        """The settings' loss, (), of what is on the device alone."""
+        options = self.settings.loss
+        alpha_bar = self._alpha_bar[inputs.timesteps]
+        guess = self._predict(add_noise(inputs.x0, inputs.seen, alpha_bar), inputs)
+        goal = target(inputs.x0, inputs.noise, alpha_bar, self.parts.prediction)
+        c = None if options.kind == "l2" else huber_parameter(alpha_bar, inputs.timesteps, options)
         error = error_per_value(guess, goal, c, options)
-        if batch.mask is not None:
-            error = error * to_device(batch.mask, self.device)
+        if inputs.mask is not None:
+            error = error * inputs.mask
         weight = weight_of_level(alpha_bar, self.parts.prediction, options)
-        weight = torch.where(to_device(batch.prior, self.device), weight * options.prior_weight, weight)
+        weight = torch.where(inputs.prior, weight * options.prior_weight, weight)
         return (error.mean(dim=(1, 2, 3)) * weight).mean()
 
     def loss_per_image(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor) -> torch.Tensor:
         """Plain squared error with plain noise at given timesteps, (N,) int64 to (N,): comparable between any runs."""
         x0 = to_device(batch.latents, self.device) * self.parts.latent_scale
         noise = to_device(torch.randn(batch.latents.shape, generator=generator), self.device)
-        timesteps = to_device(timesteps, self.device)
-        alpha_bar = self._alpha_bar[timesteps]
-        guess = self._predict(add_noise(x0, noise, alpha_bar), timesteps, batch)
+        inputs = self._inputs(batch, x0, noise, noise, timesteps)
+        alpha_bar = self._alpha_bar[inputs.timesteps]
+        guess = self._predict(add_noise(x0, noise, alpha_bar), inputs)
         return mse_per_image(guess, target(x0, noise, alpha_bar, self.parts.prediction))
 
-    def _predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _predict(self, noisy: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         """The U-Net's guess; where memory is short in pieces, each computed again in its backward pass."""
+        given = noisy, inputs.timesteps, inputs.time_ids, *inputs.words
         if self.piece is None or len(noisy) <= self.piece or not torch.is_grad_enabled():
-            return self._guess(noisy, timesteps, batch.tokens, batch.time_ids)
-        pieces = zip(
-            noisy.split(self.piece),
-            timesteps.split(self.piece),
-            batch.tokens.split(self.piece, dim=1),
-            batch.time_ids.split(self.piece),
-            strict=True,
-        )
-        return torch.cat([checkpoint(self._guess, *piece, use_reentrant=False) for piece in pieces])
+            return self._guess(*given)
+        how = {"use_reentrant": False, "preserve_rng_state": self.settings.adapter.drops}
+        pieces = zip(*(tensor.split(self.piece) for tensor in given), strict=True)
+        return torch.cat([checkpoint(self._guess, *piece, **how) for piece in pieces])
 
     def _guess(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor, time_ids: torch.Tensor
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, time_ids: torch.Tensor, *words: torch.Tensor
     ) -> torch.Tensor:
         with self.autocast():
-            context, pooled = self.condition(tokens)
-            extra = {"text_embeds": pooled, "time_ids": to_device(time_ids, self.device)}
+            context, pooled = self.condition.encoded(words)
+            if self._native:
+                noisy, context, pooled = (tensor.to(self.dtype) for tensor in (noisy, context, pooled))
+            extra = {"text_embeds": pooled, "time_ids": time_ids}
             return self.parts.unet(
                 noisy, timesteps, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False
             )[0]

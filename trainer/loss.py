@@ -10,6 +10,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from .device import to_device
 from .options import LossSettings
 
 # sd-scripts' prepare_scheduler_for_custom_training caps it for the debiased weights
@@ -31,7 +32,7 @@ def draw_timesteps(count: int, levels: int, settings: LossSettings, generator: t
 
 def draw_noise(x0: torch.Tensor, settings: LossSettings, generator: torch.Generator) -> torch.Tensor:
     """Gaussian noise like ``x0``, with offset and lower frequencies added as the settings say."""
-    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    noise = to_device(torch.randn(x0.shape, generator=generator), x0.device)
     if settings.noise_offset or settings.adaptive_noise_scale:
         noise = _offset(noise, x0, settings, generator)
     if settings.pyramid_iterations:
@@ -47,7 +48,7 @@ def _offset(noise: torch.Tensor, x0: torch.Tensor, settings: LossSettings, gener
     if settings.adaptive_noise_scale:
         own = x0.mean(dim=(2, 3), keepdim=True).abs()
         strength = (strength + settings.adaptive_noise_scale * own).clamp(min=0)
-    drawn = torch.randn(*noise.shape[:2], 1, 1, generator=generator).to(noise.device)
+    drawn = to_device(torch.randn(*noise.shape[:2], 1, 1, generator=generator), noise.device)
     return noise + strength * drawn
 
 
@@ -60,7 +61,7 @@ def _pyramid(noise: torch.Tensor, settings: LossSettings, generator: torch.Gener
     for level in range(settings.pyramid_iterations):
         ratio = 2 + 2 * torch.rand(1, generator=generator).item()
         low = max(1, int(height / ratio**level)), max(1, int(width / ratio**level))
-        drawn = torch.randn(*noise.shape[:2], *low, generator=generator).to(noise.device)
+        drawn = to_device(torch.randn(*noise.shape[:2], *low, generator=generator), noise.device)
         noise = noise + settings.pyramid_discount**level * F.interpolate(drawn, (height, width), mode="bilinear")
         if 1 in low:
             break
@@ -74,7 +75,7 @@ def perturbed(noise: torch.Tensor, settings: LossSettings, generator: torch.Gene
     strength = settings.input_perturbation
     if settings.input_perturbation_random:
         strength *= torch.rand(1, generator=generator).item()
-    return noise + strength * torch.randn(noise.shape, generator=generator).to(noise.device)
+    return noise + strength * to_device(torch.randn(noise.shape, generator=generator), noise.device)
 
 
 def huber_parameter(alpha_bar: torch.Tensor, timesteps: torch.Tensor, settings: LossSettings) -> torch.Tensor:

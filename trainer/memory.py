@@ -22,8 +22,10 @@ _UNKNOWN = 2**62
 
 def spare(trainer: Trainer, level: str) -> None:
     """Let a trainer use gradient checkpointing at one of ``LEVELS``."""
-    use_checkpointing(trainer.parts, level, text=trainer.settings.trains_text)
+    settings = trainer.settings
+    use_checkpointing(trainer.parts, level, text=settings.trains_text, drops=settings.adapter.drops)
     trainer.checkpointing = level
+    trainer.forget_graphs()
 
 
 def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> str:
@@ -108,6 +110,7 @@ def retreat(trainer: Trainer, error: BaseException) -> str:
     images = min(trainer.piece or trainer.settings.batch_size, trainer.settings.batch_size)
     if trainer.retryable and images > 1:
         trainer.piece = images // 2
+        trainer.forget_graphs()
         return f"{step}: batches are computed in pieces of {trainer.piece} from here; what is learnt is the same."
     raise MemoryShortage(trainer.progress.step + 1) from error
 

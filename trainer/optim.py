@@ -11,6 +11,7 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 from transformers.optimization import Adafactor
 
+from .adafactor import StackedAdafactor
 from .adapter import Adapters
 from .arguments import parse_arguments
 from .errors import SettingsError
@@ -118,6 +119,8 @@ def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.op
     if settings.optimizer == "adamw":
         arguments["fused"] = True
     if found is Adafactor:
+        if _on_gpu(groups):
+            found = StackedAdafactor
         own = settings.adafactor_relative_step
         arguments |= {"scale_parameter": own, "relative_step": own, "warmup_init": False}
         if own:
@@ -134,6 +137,10 @@ def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.op
         raise SettingsError(
             f"{found.__name__} does not take the arguments '{text}' ({error}); correct them or leave them empty."
         ) from error
+
+
+def _on_gpu(groups: list[dict[str, object]]) -> bool:
+    return any(weight.device.type == "cuda" for group in groups for weight in group["params"])  # type: ignore[attr-defined]
 
 
 def _own_arguments(found: type[torch.optim.Optimizer], settings: TrainSettings) -> dict[str, object]:
@@ -184,17 +191,16 @@ def effective_rates(optimizer: torch.optim.Optimizer, parameter_cap: int | None 
     rates = {}
     for group in optimizer.param_groups:
         if group.get("relative_step"):
-            chosen = [p for p in group["params"] if "RMS" in optimizer.state.get(p, {})][:parameter_cap]
-            values = [_relative_rate(group, optimizer.state[p]) for p in chosen]
+            states = [optimizer.state.get(p, {}) for p in group["params"][:parameter_cap]]
+            states = [state for state in states if "RMS" in state]
+            # read at once: each look at a GPU waits for it
+            sizes = torch.stack([torch.as_tensor(state["RMS"]) for state in states]).tolist() if states else []
+            # _get_lr is private by name only: it is the one place that knows the formula
+            values = [Adafactor._get_lr(group, {**s, "RMS": size}) for s, size in zip(states, sizes, strict=True)]
             rates[group["name"]] = sum(values) / len(values) if values else 0.0
         else:
             rates[group["name"]] = float(group["lr"]) * float(group.get("d", 1.0))
     return rates
-
-
-def _relative_rate(group: dict[str, object], state: dict[str, object]) -> float:
-    # get_lr is private by name only: it is the one place that knows the formula
-    return float(Adafactor._get_lr(group, state))
 
 
 def gradient_norm(parameters: list[nn.Parameter], maximum: float) -> torch.Tensor:

@@ -29,20 +29,21 @@ def check_storage(storage: str) -> None:
         )
 
 
-def pack_unet(unet: nn.Module, storage: str, dtype: torch.dtype) -> None:
+def pack_unet(unet: nn.Module, storage: str, dtype: torch.dtype, device: torch.device) -> None:
     """Pack every frozen linear layer and convolution of the U-Net that is not packed yet, ``KEPT`` left out."""
     for name, layer in unet.named_modules():
         if type(layer) in _PACKED and not KEPT.match(name) and _is_wide(layer.weight):
-            pack(layer, storage, dtype)
+            pack(layer, storage, dtype, device)
 
 
 def _is_wide(weight: torch.Tensor) -> bool:
     return not weight.requires_grad and weight.dtype != torch.float8_e4m3fn
 
 
-def pack(layer: nn.Linear | nn.Conv2d, storage: str, dtype: torch.dtype) -> None:
-    """Let a frozen layer hold its weight packed and compute in ``dtype``. The tensor given stays as it is."""
-    weight = layer.weight.detach()
+def pack(layer: nn.Linear | nn.Conv2d, storage: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Let a frozen layer hold its weight packed on the device and compute in ``dtype``. The tensor given stays as it
+    is."""
+    weight = layer.weight.detach().to(device)
     del layer._parameters["weight"]
     layer.storage, layer.compute, layer.shape = storage, dtype, weight.shape
     for name, tensor in _pack(weight, storage).items():

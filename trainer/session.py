@@ -157,7 +157,7 @@ class Session:
         """Networks, adapters and optimizer as of the saved state, or as of the beginning."""
         with sentence_for_shortage(*_BUILDING):
             parts = self.job.parts()
-            adapters = add_adapters(parts, self.settings)
+            adapters = add_adapters(parts, self.settings, self.job.device)
             trainer = Trainer(
                 parts,
                 adapters,
@@ -166,6 +166,7 @@ class Session:
                 self.job.device,
                 self.job.tokenize,
                 self.job.processes,
+                self.job.say,
             )
             self._spare_memory(trainer)
             self.files.load(trainer)

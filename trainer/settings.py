@@ -52,12 +52,13 @@ class TrainSettings:
     base_storage: ``fp8`` and ``int8`` keep the frozen weights of the U-Net's layers and of adapted ones in half of
         bf16's memory, ``nf4`` in little more than a quarter (with bitsandbytes), rounded.
     told_crop: ``true`` tells SDXL the crop that was made, ``kohya`` what kohya tells it.
-    precision: autocast of forward and backward; adapters, gradients and optimizer state are always fp32.
+    precision: of the products in forward and backward pass; adapters and optimizer state are always fp32.
     max_grad_norm: joint norm of all gradients after clipping; 0 turns clipping off.
     save_every_epochs: writes ``name-000001.safetensors`` and so on at epoch ends; 0 turns that off.
     validation_images: held out of training; their loss at fixed noise and timesteps is reported.
     memory_profile: ``auto`` turns gradient checkpointing on where the memory is short, ``low`` always, ``fast`` never.
     compile_blocks: torch.compile of the transformer blocks: minutes before the first step, then shorter ones.
+    cuda_graphs: on a GPU, record a step of each size once and replay it; what is computed is the same.
     buckets, adapter, optimizer_options, loss, captions, images, ema, validation, saving: groups with rules
         of their own.
 
@@ -98,6 +99,7 @@ class TrainSettings:
     ema: EmaSettings = field(default_factory=EmaSettings)
     memory_profile: str = "auto"
     compile_blocks: bool = False
+    cuda_graphs: bool = True
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     saving: SavingSettings = field(default_factory=SavingSettings)
 

@@ -115,8 +115,12 @@ def build_parts(
     prediction: str = "epsilon",
     alpha_bar: torch.Tensor | None = None,
     head_channels: int = HEAD_CHANNELS,
+    packed: bool = False,
 ) -> Parts:
-    """The networks of a run on the device, in a dtype in which autocast to ``precision`` computes."""
+    """The networks of a run on the device, in the dtype of ``precision``.
+
+    packed: the U-Net stays as it is, for ``add_adapters`` to pack on its way to the device.
+    """
 
     def fit(state: Mapping[str, torch.Tensor]) -> State:
         return {name: tensor.to(device, DTYPES[precision]) for name, tensor in state.items()}
@@ -125,7 +129,7 @@ def build_parts(
         return max(state["text_model.embeddings.token_embedding.weight"].shape[1] // head_channels, 1)
 
     return Parts(
-        unet=build_unet(fit(unet), head_channels),
+        unet=build_unet(unet if packed else fit(unet), head_channels),
         te1=build_text_encoder(fit(te1), projection=False, heads=heads(te1)),
         te2=build_text_encoder(fit(te2), projection=True, heads=heads(te2)),
         alpha_bar=scaled_linear_alpha_bar() if alpha_bar is None else alpha_bar,

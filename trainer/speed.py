@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .sdxl import TOKENS, Parts
 
 # a square product of this side is large enough to keep a device busy, and over in a moment
-_SIDE = {"cpu": 1024, "cuda": 8192}
+_SIDE = {"cpu": 1024, "cuda": 4096}
 _TRIES = 3
 
 

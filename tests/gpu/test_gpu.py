@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from pack.trainer.adapter import add_adapters
 from pack.trainer.buckets import BucketSettings
 from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, transformers_state
 from pack.trainer.control import Control
@@ -24,6 +26,7 @@ from pack.trainer.options import AdapterSettings, CaptionSettings
 from pack.trainer.run import Base, Folders, Job, Result, train
 from pack.trainer.sdxl import EOS, Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
 from pack.trainer.settings import TrainSettings
+from PIL import Image
 from safetensors.torch import load_file
 
 import dev
@@ -31,6 +34,8 @@ import dev
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no CUDA device here.")
 
 SIZE = 128
+# so much that activations outweigh the workspaces of the libraries; what a recorded step takes no counter tells
+LARGE: dict[str, object] = {"batch_size": 16, "cuda_graphs": False, "images": 16}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -40,12 +45,15 @@ class Silent:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.lines: list[str] = []
+        # bytes, up to the last step: what is measured and written after it is another matter
+        self.peak = 0
 
     def stage(self, name: str, done: int, total: int) -> None:
         pass
 
     def step(self, step: Step) -> None:
         self.steps.append(step)
+        self.peak = torch.cuda.max_memory_allocated()
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -96,12 +104,13 @@ def train_on(
     *,
     tokenize: Callable[[str], Sequence[int]] = letters_to_ids,
     control: Control | None = None,
+    images: int = 4,
     **changes: object,
 ) -> Result:
     base: dict[str, object] = {"steps": 6, "rank": 4, "unet_lr": 1e-3, "buckets": BucketSettings((SIZE, SIZE))}
     settings = TrainSettings(**{**base, **changes})  # type: ignore[arg-type]
     if not (work / "moons").exists():
-        render_moons(work / "moons", 4, SIZE, seed=1)
+        render_moons(work / "moons", images, SIZE, seed=1)
     place = torch.device(device)
     job = Job(
         dataset=scan_folder(work / "moons"),
@@ -200,27 +209,27 @@ def test_a_base_in_fp8_trains(tmp_path: Path) -> None:
 def test_the_low_profile_keeps_less_than_the_fast_one(tmp_path: Path) -> None:
     peaks = {}
     for profile in ("fast", "low"):
-        train_on("cuda", tmp_path / f"warm {profile}", memory_profile=profile, batch_size=4, seed=1)
-        allocated()
+        train_on("cuda", tmp_path / f"warm {profile}", memory_profile=profile, seed=1, **LARGE)
+        before = allocated()
         torch.cuda.reset_peak_memory_stats()
-        train_on("cuda", tmp_path / profile, memory_profile=profile, batch_size=4, seed=2)
-        peaks[profile] = torch.cuda.max_memory_allocated()
+        train_on("cuda", tmp_path / profile, watcher := Silent(), memory_profile=profile, seed=2, **LARGE)
+        peaks[profile] = watcher.peak - before
     assert peaks["low"] < 0.8 * peaks["fast"], peaks
 
 
 def test_a_gpu_that_is_full_makes_the_run_retreat_and_say_so(tmp_path: Path) -> None:
     """A real shortage: all but some room is taken, so that a step without checkpointing cannot fit."""
     watcher = Silent()
-    train_on("cuda", tmp_path / "warm", batch_size=4, seed=1)
+    train_on("cuda", tmp_path / "warm", seed=1, **LARGE)
     allocated()
     torch.cuda.reset_peak_memory_stats()
-    train_on("cuda", tmp_path / "whole", memory_profile="fast", batch_size=4, seed=2)
-    needed = torch.cuda.max_memory_allocated()
+    train_on("cuda", tmp_path / "whole", whole := Silent(), memory_profile="fast", seed=2, **LARGE)
+    needed = whole.peak
     allocated()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(0.75 * needed / total)
     try:
-        result = train_on("cuda", tmp_path, watcher, memory_profile="fast", batch_size=4, seed=3)
+        result = train_on("cuda", tmp_path, watcher, memory_profile="fast", seed=3, **LARGE)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("There is too little memory for step" in line for line in watcher.lines)
@@ -259,7 +268,72 @@ def test_a_paused_run_lends_its_memory_and_ends_like_one_that_was_not(tmp_path: 
     before = allocated()
     paused = train_on("cuda", tmp_path / "paused", Pausing(), precision="fp32", steps=4, control=control)
     assert held and held[0] - before < 2**20
-    assert paused.losses == pytest.approx(straight.losses, rel=1e-4)
+    # a GPU adds in another order each time
+    assert paused.losses == pytest.approx(straight.losses, rel=1e-3)
+
+
+def test_a_base_that_is_packed_never_lies_on_the_gpu_as_it_was_given(tmp_path: Path) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    settings = TrainSettings(precision="bf16", base_storage="fp8", rank=4, train="unet")
+    before = allocated()
+    torch.cuda.reset_peak_memory_stats()
+    parts = tiny_parts(cpu, torch.bfloat16)
+    given = sum(weight.nbytes for weight in parts.unet.parameters())
+    add_adapters(parts, settings, cuda)
+    tensors = [*parts.unet.parameters(), *parts.unet.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
+    assert torch.cuda.max_memory_allocated() - before < given
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "fp16", "steps": 24},
+        {"train": "unet+text", "batch_size": 2},
+        {"gradient_accumulation": 3},
+        {"memory_profile": "low"},
+        {"base_storage": "fp8"},
+        {"alpha": 3.0},
+        {"max_grad_norm": 0.0},
+    ],
+    ids=lambda changes: ", ".join(changes) or "as it is",
+)
+def test_recorded_steps_learn_what_told_steps_learn(tmp_path: Path, changes: dict[str, object]) -> None:
+    given: dict[str, object] = {"precision": "bf16", "steps": 9, **changes}
+    watcher = Silent()
+    told = train_on("cuda", tmp_path / "told", cuda_graphs=False, **given)
+    recorded = train_on("cuda", tmp_path / "recorded", watcher, cuda_graphs=True, **given)
+    assert not any("CUDA graphs" in line for line in watcher.lines)
+    assert recorded.losses == pytest.approx(told.losses, rel=1e-2)
+    for (name, left), right in zip(read_lora(told.path).items(), read_lora(recorded.path).values(), strict=True):
+        assert (left.float() - right.float()).norm() <= 0.05 * left.float().norm() + 1e-6, name
+
+
+def test_steps_of_two_sizes_are_recorded_and_replayed_in_turn(tmp_path: Path) -> None:
+    """Their graphs share memory: what one leaves must not reach the other."""
+    folder = tmp_path / "recorded" / "moons"
+    render_moons(folder, 4, SIZE, seed=1)
+    for number, path in enumerate(sorted(folder.glob("*.png"))):
+        if number % 2:
+            with Image.open(path) as image:
+                image.crop((0, 0, SIZE, SIZE // 2)).save(path)
+    shutil.copytree(folder, tmp_path / "told" / "moons")
+    losses = [
+        train_on(
+            "cuda", tmp_path / name, precision="bf16", steps=24, cuda_graphs=name == "recorded",
+            buckets=BucketSettings((SIZE, SIZE), 64, 256, 64, enabled=True),
+        ).losses
+        for name in ("told", "recorded")
+    ]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+def test_what_was_recorded_is_forgotten_with_its_memory(tmp_path: Path) -> None:
+    train_on("cuda", tmp_path, precision="bf16", seed=1)
+    before = allocated(), torch.cuda.memory_reserved()
+    train_on("cuda", tmp_path, precision="bf16", steps=12, seed=2)
+    assert (allocated(), torch.cuda.memory_reserved()) <= before
 
 
 def test_a_step_waits_for_the_gpu_once(tmp_path: Path) -> None:

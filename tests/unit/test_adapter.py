@@ -171,7 +171,8 @@ def predict(parts: Parts) -> torch.Tensor:
 
 
 def test_fresh_adapters_change_nothing() -> None:
-    assert torch.equal(predict(build()[0]), predict(tiny_parts.make_parts()))
+    # the halves of a gate are products of their own, which round unlike the whole
+    torch.testing.assert_close(predict(build()[0]), predict(tiny_parts.make_parts()), rtol=1e-5, atol=1e-5)
 
 
 def test_disabled_adapters_give_the_bases_output_to_the_last_bit() -> None:

@@ -10,6 +10,7 @@ import tiny_parts
 import torch
 from pack.trainer.data import Batch, Plan, collate
 from pack.trainer.errors import NonFiniteLoss
+from pack.trainer.inputs import Inputs
 from pack.trainer.latents import Latents
 from pack.trainer.loop import Step, Trainer
 from pack.trainer.noise import step_generator
@@ -55,8 +56,8 @@ def record(settings: object, examples: object = None) -> Recorder:
 class OneBatch(Trainer):
     """A trainer that sees the same image with the same noise at every step."""
 
-    def loss(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> torch.Tensor:
-        return super().loss(batch, step_generator(1), torch.tensor([400]))
+    def inputs(self, batch: Batch, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> Inputs:
+        return super().inputs(batch, step_generator(1), torch.tensor([400]))
 
 
 @pytest.mark.parametrize(("train", "optimizer"), [("unet", "adamw"), ("unet+text", "adafactor")])
@@ -227,7 +228,7 @@ def scaled_gently(trainer: Trainer) -> Trainer:
 def test_an_fp16_step_that_overflows_is_counted_and_not_taken() -> None:
     trainer = scaled_gently(make_trainer(make_settings(steps=3, precision="fp16")))
     before, scale = weights_of(trainer), trainer.scaler.get_scale()
-    hook = trainer.adapters.modules[-1].up.register_hook(lambda gradient: gradient * math.inf)
+    hook = trainer.adapters.modules[-1].fused.narrow.high.register_hook(lambda gradient: gradient * math.inf)
     loss, norm, taken = trainer.step()
     assert (taken, trainer.progress.step, trainer.progress.skipped) == (False, 1, 1)
     assert math.isfinite(loss)

@@ -14,6 +14,7 @@ from pack.trainer.combine import combine
 from pack.trainer.data import collate
 from pack.trainer.dataset import scan_folder
 from pack.trainer.errors import DatasetError
+from pack.trainer.inputs import Inputs
 from pack.trainer.loop import Trainer
 from pack.trainer.loss import (
     draw_noise,
@@ -189,9 +190,9 @@ def test_v_prediction_counts_like_noise_where_asked() -> None:
 
 def test_timesteps_outside_the_range_are_never_trained() -> None:
     class Seen(Trainer):
-        def _predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, batch: object) -> torch.Tensor:
-            self.seen = timesteps
-            return super()._predict(noisy, timesteps, batch)
+        def _predict(self, noisy: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+            self.seen = inputs.timesteps
+            return super()._predict(noisy, inputs)
 
     trainer = make_trainer(make_settings(loss=LossSettings(min_timestep=700, max_timestep=701)))
     trainer.__class__ = Seen

@@ -167,6 +167,7 @@ THESIS = {
     "ema": EmaSettings(),
     "memory_profile": "auto",
     "compile_blocks": False,
+    "cuda_graphs": True,
     "validation": ValidationSettings(),
     "saving": SavingSettings(),
     "buckets": BucketSettings((1024, 1024), 256, 2048, 64, no_upscale=True, enabled=True),

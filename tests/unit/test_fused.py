@@ -1,0 +1,163 @@
+"""LoRA layers as one function each, their narrow weights, and Adafactor by stacks: the same as what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import tiny_parts
+import torch
+from pack.trainer.adafactor import StackedAdafactor
+from pack.trainer.adapter import add_adapters
+from pack.trainer.loop import Trainer
+from pack.trainer.narrow import NarrowPair, NarrowWeights
+from tiny_parts import make_settings
+from torch import nn
+from transformers.optimization import Adafactor
+
+SHAPES = [(4, 16), (24, 4), (4, 16), (4, 16), (24, 4), (3, 5)]
+
+
+def blocks_of(unet: nn.Module) -> Iterator[nn.Module]:
+    return (module for name, module in unet.named_modules() if name.endswith(".ff.net.0"))
+
+
+@pytest.mark.parametrize("alpha", [4.0, 3.0])
+def test_a_gate_with_its_layer_is_what_peft_and_diffusers_make_of_them(alpha: float) -> None:
+    parts = tiny_parts.make_parts()
+    adapters = add_adapters(parts, make_settings(train="unet", precision="fp32", rank=4, alpha=alpha))
+    tiny_parts.randomize(adapters)
+    gate = next(blocks_of(parts.unet))
+    layer = gate.proj
+    x = torch.randn(2, 5, layer.in_features)
+    out = torch.randn(2, 5, layer.out_features // 2)
+    weights = layer.lora_A["mjesec"].weight, layer.lora_B["mjesec"].weight
+
+    def run(forward: object) -> list[torch.Tensor]:
+        given = x.clone().requires_grad_()
+        made = forward(given)  # type: ignore[operator]
+        return [made, *torch.autograd.grad((made * out).sum(), [given, *weights])]
+
+    assert "gated" in gate.forward.__name__
+    fused = run(gate.forward)
+    layer.forward = type(layer).forward.__get__(layer)
+    plain = run(type(gate).forward.__get__(gate))
+    for left, right in zip(fused, plain, strict=True):
+        torch.testing.assert_close(left, right, rtol=2e-5, atol=2e-5)
+
+
+def test_a_gate_without_adapters_is_the_bases_own() -> None:
+    parts = tiny_parts.make_parts()
+    adapters = add_adapters(parts, make_settings(train="unet"))
+    tiny_parts.randomize(adapters)
+    gate = next(blocks_of(parts.unet))
+    x = torch.randn(1, 3, gate.proj.in_features)
+    with adapters.disabled():
+        hidden, opening = gate.proj.get_base_layer()(x).chunk(2, dim=-1)
+        assert torch.equal(gate(x), hidden * nn.functional.gelu(opening))
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 1), (2, 3)])
+def test_steps_through_narrow_weights_are_nearly_those_in_fp32(batch: int, accumulation: int) -> None:
+    # moves that are large beside what fp32 rounds off the weights
+    rates = {"unet_lr": 0.1, "text_lr": 0.1}
+    changes = {"steps": 3, "batch_size": batch, "gradient_accumulation": accumulation, **rates}
+    ends = []
+    for precision in ("bf16", "fp32"):
+        settings = make_settings(precision=precision, optimizer="torch.optim.SGD", **changes)
+        trainer = tiny_parts.make_trainer(settings)
+        tiny_parts.randomize(trainer.adapters)
+        before = trainer.adapters.tensors()
+        held = {name: tensor.clone() for name, tensor in before.items()}
+        losses: list[float] = []
+        trainer.run(lambda step, losses=losses: losses.append(step.loss))
+        ends.append((losses, {name: tensor - held[name] for name, tensor in trainer.adapters.tensors().items()}))
+    (half, moved), (full, expected) = ends
+    assert half == pytest.approx(full, rel=0.02)
+    joined = [torch.cat([tensor.flatten() for tensor in each.values()]) for each in (moved, expected)]
+    assert (joined[0] - joined[1]).norm() < 0.1 * joined[1].norm()
+
+
+def test_gradients_of_micro_batches_are_added_and_scaled() -> None:
+    down, up = nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(4, 2))
+    pair = NarrowPair(down, up, 0.5, torch.bfloat16)
+    narrow = NarrowWeights([pair], accumulates=True)
+    narrow.renew()
+    assert torch.equal(pair.low, down.bfloat16())
+    assert torch.equal(pair.high, (up.bfloat16() * 0.5))
+    for factor in (1.0, 2.0, 4.0):
+        pair.low.grad, pair.high.grad = torch.full_like(pair.low, factor), torch.full_like(pair.high, factor)
+        narrow.widen()
+        assert pair.low.grad is None
+        narrow.collect()
+    assert torch.equal(down.grad, torch.full((2, 3), 7.0))
+    assert torch.equal(up.grad, torch.full((4, 2), 3.5))
+    down.grad = up.grad = None
+    pair.low.grad = torch.ones_like(pair.low)
+    narrow.widen()
+    narrow.collect()
+    assert torch.equal(down.grad, torch.ones(2, 3))
+    # as of a layer that a backward pass does not reach: optimizers leave it alone
+    assert up.grad is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"weight_decay": 0.1},
+        {"scale_parameter": False},
+        {"relative_step": False, "lr": 1e-2},
+        {"warmup_init": True},
+        {"beta1": 0.9},
+        {"clip_threshold": 0.1},
+    ],
+    ids=lambda changes: ", ".join(changes) or "as it is",
+)
+def test_adafactor_by_stacks_is_adafactor(changes: dict[str, object]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    starts = [torch.randn(shape, generator=generator) * scale for scale, shape in enumerate(SHAPES)]
+    gradients = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(20)]
+    # the up matrices are zero at first, and the down matrices then have no gradient
+    gradients[0][0].zero_()
+    ends = []
+    for kind in (Adafactor, StackedAdafactor):
+        weights = [nn.Parameter(start.clone()) for start in starts]
+        optimizer = kind(weights, **changes)
+        for number, step in enumerate(gradients):
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = gradient.clone()
+            if not changes:
+                # as that of a layer that no gradient reaches
+                weights[3].grad = None
+            optimizer.step()
+            if number == 9:
+                # as a run that was interrupted
+                held = optimizer.state_dict()
+                optimizer = kind(weights, **changes)
+                optimizer.load_state_dict(held)
+        ends.append((weights, optimizer.state_dict()["state"]))
+    (expected, states), (made, own) = ends
+    for left, right in zip(made, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-7)
+    assert own.keys() == states.keys()
+    for number, state in states.items():
+        assert own[number].keys() == state.keys()
+        for key, value in state.items():
+            torch.testing.assert_close(torch.as_tensor(own[number][key]), torch.as_tensor(value), rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_that_is_not_finite_touches_nothing_and_ends_the_run() -> None:
+    """The fused optimizer has been told to step before anybody has looked."""
+    from pack.trainer.errors import NonFiniteLoss
+
+    trainer: Trainer = tiny_parts.make_trainer(make_settings(steps=3, optimizer="adamw", precision="fp32"))
+    trainer.step()
+    before = {name: tensor.clone() for name, tensor in trainer.adapters.tensors().items()}
+    state = {k: v.clone() for k, v in trainer.optimizer.state[trainer.adapters.parameters()[0]].items()}
+    hook = trainer.adapters.modules[0].up.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteLoss):
+        trainer.step()
+    hook.remove()
+    tiny_parts.assert_same(trainer.adapters.tensors(), before)
+    tiny_parts.assert_same(trainer.optimizer.state[trainer.adapters.parameters()[0]], state)
