@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,6 @@ BUTTON_PLACE = """([kind, label]) => {
     return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
 }"""
 
-ACTIVE = "() => window.app.extensionManager.workflow.activeWorkflow.path"
 # drops a file onto the middle of the canvas, as the browser does for one that comes from a folder
 DROP = """([name, type, data]) => {
     const transfer = new DataTransfer()
@@ -234,12 +234,12 @@ class Editor:
         """Waits until the page has been drawn twice: sizes are computed while drawing."""
         self.js("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-    def open_api(self, graph: Mapping[str, Any], name: str = "test") -> None:
-        """Loads a graph in API format, as the host does for an image that carries nothing else."""
-        before = self.js(ACTIVE)
+    def open_api(self, graph: Mapping[str, Any], name: str | None = None) -> None:
+        """Loads a graph in API format, as the host does for an image that carries nothing else, in a tab of its own."""
+        name = name or f"test {uuid.uuid4().hex[:8]}"
         self.js("([graph, name]) => window.app.loadApiJson(graph, name)", [dict(graph), name])
         # its tab comes after the call's end: who saved before would save the one that was open
-        self.page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before)
+        self.page.wait_for_function("name => document.title.includes(name)", arg=name)
         self.settle()
 
     def queue(self, timeout_s: float = 120) -> list[Path]:
