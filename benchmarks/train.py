@@ -157,7 +157,10 @@ def _in_host(host: dev.HostProcess, contender: Contender, checkpoint: Path, opti
     run(host, graph)
     if on_gpu:
         # what was loaded to be used once must not count for the peak of a training that needs less
-        host.request("/free", {"unload_models": True})
+        for _ in range(2):
+            # the host's worker may miss the first while it cleans up after a prompt
+            host.request("/free", {"unload_models": True})
+            time.sleep(SETTLE_S)
     time.sleep(SETTLE_S)
     idle = memory()
     _announce(contender.name, idle, options)

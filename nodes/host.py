@@ -6,7 +6,6 @@ Nothing of the host is changed. Weights are aliases of the host's own storage wh
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import os
 import sys
@@ -24,6 +23,7 @@ import comfy.sdxl_clip
 import torch
 from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer, EmptyRegularizer
 
+from ..trainer.device import give_back as return_memory
 from ..trainer.errors import ModelError
 from ..trainer.precision import DTYPES
 from ..trainer.sdxl import LATENT_SCALE, Parts, build_text_encoder, build_unet
@@ -283,8 +283,8 @@ def forget_frames(error: BaseException) -> None:
 
 
 def give_back() -> None:
-    """Return what the trainer used: to the device's allocator, and on Linux from the C heap to the system."""
-    gc.collect()
+    """Return what the trainer used: to the device, and on Linux from the C heap to the system."""
+    return_memory(training_device())
     comfy.model_management.soft_empty_cache()
     if sys.platform == "linux":
         try:

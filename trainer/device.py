@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -25,6 +27,28 @@ def free_bytes(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def give_back(device: torch.device) -> None:
+    """Return what a run has let go of to the device, so that others find it free."""
+    gc.collect()
+    if device.type != "cuda":
+        return
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    _trim_graphs(device)
+
+
+def _trim_graphs(device: torch.device) -> None:
+    """Return the memory of CUDA graphs that are no more: with CUDA's asynchronous allocator, which ComfyUI takes by
+    default, the driver keeps it for graphs to come, and torch has no call that says otherwise."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    handle = ctypes.c_int()
+    # without the driver's own library there are no graphs either
+    with suppress(OSError, AttributeError):
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        if driver.cuDeviceGet(ctypes.byref(handle), index) == 0:
+            driver.cuDeviceGraphMemTrim(handle)
 
 
 @contextmanager

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from .adapter import add_adapters
 from .base_hashes import BaseHashes
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
+from .device import give_back
 from .errors import BrokenImages, DatasetError, ImageError
 from .job import Job, Result
 from .journal import Journal
@@ -136,7 +134,7 @@ class Session:
             # the state on disk is all that is kept: networks, optimizer and activations are lent back
             step, lora = trainer.progress.step, self.previews.lora(trainer) if reason == "samples" else {}
             del trainer
-            gc.collect()
+            give_back(self.job.device)
             if reason == "samples":
                 self.previews.draw(lora, step)
             else:
@@ -195,9 +193,7 @@ class Session:
                     raise
                 told = retreat(trainer, error)
             # the frames of the failed step held its activations until here
-            gc.collect()
-            if self.job.device.type == "cuda":
-                torch.cuda.empty_cache()
+            give_back(self.job.device)
             self._spared = trainer.checkpointing, trainer.piece
             self.job.say(told)
 

@@ -6,33 +6,13 @@ Started by test_batching.py in a process of its own: `batching_program.py COMFYU
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-COMFYUI, ROOT, BASE = map(Path, sys.argv[1:])
+from comfy_library import ROOT, start
 
-
-def load(name: str, folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-sys.path[:0] = [str(COMFYUI)]
-sys.argv = ["main.py", "--cpu", "--base-directory", str(BASE), "--fp32-unet"]
-importlib.import_module("comfy.options").enable_args_parsing()
-load("tiny_sdxl", ROOT / "demo" / "tiny_sdxl")
-load("pack", ROOT)
+start("--fp32-unet")
 
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
