@@ -32,7 +32,9 @@ class _AsProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        return F.fold(weight.flatten(1).T @ grad.flatten(2), ctx.size, 3, padding=1), None, None
+        # positions first: the other way round the weights would be turned, and copied for that
+        patches = grad.flatten(2).transpose(1, 2) @ weight.flatten(1)
+        return F.fold(patches.transpose(1, 2), ctx.size, 3, padding=1), None, None
 
 
 def use_products(model: nn.Module, dtype: torch.dtype) -> None:
