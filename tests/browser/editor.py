@@ -163,8 +163,12 @@ class Editor:
         cards = dialog.locator("[data-testid^=template-workflow-]").evaluate_all(
             "cards => cards.map(card => card.dataset.testid.replace('template-workflow-', ''))"
         )
-        wanted.click()
-        dialog.wait_for(state="hidden")
+        for _ in range(10):  # hundreds of pictures that come in move the cards away from under the pointer
+            with contextlib.suppress(TimeoutError):
+                wanted.click(timeout=3000)
+            with contextlib.suppress(TimeoutError):
+                dialog.wait_for(state="hidden", timeout=3000)
+                break
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
         self.settle()
         return list(cards)

@@ -61,13 +61,13 @@ def run_at_work(host: Host, name: str) -> str:
 
     One of the same settings that ended before has steps too, and shows them until its training goes on.
     """
-    ends = time.monotonic() + 120
+    ends = time.monotonic() + 60
     while True:
         for run in host.get("/mjesec/runs")["runs"]:
             if run["name"] == name and run["step"] and run["state"] == "training":
                 return str(run["id"])
         host.check_alive()
-        assert time.monotonic() < ends
+        assert time.monotonic() < ends, f"'{name}' does not train; there are {host.get('/mjesec/runs')['runs']}"
         time.sleep(0.05)
 
 
@@ -122,15 +122,16 @@ def run_out_of_memory(host: Host, name: str) -> None:
 
 def test_after_any_end_the_host_draws_the_same_and_its_memory_is_back(host: Host) -> None:
     # libraries, caches and pools that are filled once and stay
-    finish(host, "warm")
-    cancel(host, "warm too")
-    run_out_of_memory(host, "warm as well")
+    finish(host, "memory warm")
+    cancel(host, "memory warm too")
+    run_out_of_memory(host, "memory warm as well")
     drawn, held = settled(host)
     ends: dict[str, Callable[[Host, str], None]] = {
-        "finished": finish,
-        "cancelled": cancel,
-        "failed": fail,
-        "out of memory": run_out_of_memory,
+        # no other test's names: a run whose name is taken gets another one
+        "memory finished": finish,
+        "memory cancelled": cancel,
+        "memory failed": fail,
+        "memory out of memory": run_out_of_memory,
     }
     grown = {}
     for name, end in ends.items():
