@@ -21,6 +21,22 @@ from .narrow import NarrowPair
 Gradients = tuple[torch.Tensor | None, ...]
 
 
+def _begin(
+    ctx: Any,
+    x: torch.Tensor,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scale: float,
+    dtype: torch.dtype,
+    scratch: Scratch,
+) -> tuple[torch.Tensor, ...]:
+    """x as rows, A and B in ``dtype``, and xAᵀ; what the backward pass must know beside tensors is noted."""
+    ctx.scale, ctx.shape, ctx.dtype, ctx.trained, ctx.scratch = scale, x.shape, x.dtype, down.dtype, scratch
+    rows = x.reshape(-1, x.shape[-1]).to(dtype)
+    low, high = down.to(dtype), up.to(dtype)
+    return rows, low, high, rows @ low.T
+
+
 class _LoraProduct(torch.autograd.Function):
     """y = xWᵀ + b + s·(xAᵀ)Bᵀ with W and b frozen. x (…, in), W (out, in), A (r, in), B (out, r)."""
 
@@ -36,13 +52,10 @@ class _LoraProduct(torch.autograd.Function):
         dtype: torch.dtype,
         scratch: Scratch,
     ) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        low, high = down.to(dtype), up.to(dtype)
-        inner = rows @ low.T
+        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch)
         out = F.linear(rows, scratch.widened(weight, dtype), None if bias is None else bias.to(dtype))
         out.addmm_(inner, high.T, alpha=scale)
         ctx.save_for_backward(rows, weight, low, high, inner)
-        ctx.scale, ctx.shape, ctx.dtype, ctx.trained, ctx.scratch = scale, x.shape, x.dtype, down.dtype, scratch
         return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -79,16 +92,13 @@ class _GatedProduct(torch.autograd.Function):
         dtype: torch.dtype,
         scratch: Scratch,
     ) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        low, high = down.to(dtype), up.to(dtype)
-        inner = rows @ low.T
+        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch)
         wide = scratch.widened(weight, dtype).chunk(2)
         offsets = (None, None) if bias is None else bias.to(dtype).chunk(2)
         hidden, gate = (F.linear(rows, half, offset) for half, offset in zip(wide, offsets, strict=True))
         for half, part in zip((hidden, gate), high.chunk(2), strict=True):
             half.addmm_(inner, part.T, alpha=scale)
         ctx.save_for_backward(rows, weight, low, high, inner, hidden, gate)
-        ctx.scale, ctx.shape, ctx.dtype, ctx.trained, ctx.scratch = scale, x.shape, x.dtype, down.dtype, scratch
         return F.gelu(gate).mul_(hidden).view(*x.shape[:-1], hidden.shape[-1])
 
     @staticmethod
