@@ -103,7 +103,7 @@ _KNOWN = (
     Parameter("prompt", "Prompt", "text", cost=3),
     Parameter("lora_weight", "LoRA weight", "float", -100, 100, cost=4),
     Parameter("lora_weight_model", "LoRA weight, U-Net", "float", -100, 100, cost=4),
-    Parameter("lora_weight_clip", "LoRA weight, text encoder", "float", -100, 100, cost=4),
+    Parameter("lora_weight_clip", "LoRA weight, text encoder", "float", -100, 100, cost=3),
     Parameter("lora_file", "LoRA", "choice", is_file=True, cost=5),
     Parameter("checkpoint", "Checkpoint", "choice", is_file=True, cost=6),
 )

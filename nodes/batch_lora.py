@@ -74,6 +74,11 @@ class BatchLora:
         return batch.patched
 
     @classmethod
+    def forget(cls, studio: Studio) -> None:
+        """Let go of the studio's model: there may be no room for it beside the next checkpoint."""
+        cls._held.pop(studio, None)
+
+    @classmethod
     def _of(cls, studio: Studio, shot: Shot) -> BatchLora | None:
         held = cls._held.setdefault(studio, {})
         name = (shot.checkpoint, shot.lora_file)

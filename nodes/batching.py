@@ -6,9 +6,10 @@ says why. How far a batch is from the host's own KSampler is measured on one cel
 
 from __future__ import annotations
 
+import itertools
 import math
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -155,17 +156,16 @@ def sample_batch(studio: Studio, shots: Sequence[Shot], model: Any) -> torch.Ten
         one = torch.zeros_like(start, dtype=torch.float32, device=model.load_device)
         own = ItemNoise(first.sampler, [shot.seed for shot in shots], one, schedule.sigmas)
         sampler.extra_options = {**sampler.extra_options, "noise_sampler": own}
-    guider = Guider(model, [shot.cfg for shot in shots])
+    guider = Guider(studio.clocked(model), [shot.cfg for shot in shots])
     words = [studio.conditioning(shot) for shot in shots]
     guider.set_conds(*(stack_conditionings(side) for side in zip(*words, strict=True)))
-    with studio.timed():
-        samples = guider.sample(
-            noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
-            callback=studio.watch(model, first), disable_pbar=True, seed=first.seed,
-        )  # fmt: skip
-        return samples.to(
-            device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
-        )
+    samples = guider.sample(
+        noise, start.repeat(len(shots), 1, 1, 1), sampler, schedule.sigmas, denoise_mask=latent.get("noise_mask"),
+        callback=studio.watch(model, first), disable_pbar=True, seed=first.seed,
+    )  # fmt: skip
+    return samples.to(
+        device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
+    )
 
 
 def refusal(studio: Studio, shot: Shot) -> str:
@@ -185,103 +185,137 @@ def refusal(studio: Studio, shot: Shot) -> str:
     return ""
 
 
-def groups(studio: Studio, jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that may share one call, in the order in which their first ones come; each key once."""
+@dataclass(frozen=True)
+class Group:
+    """Jobs that may share one call. merged: they also share the U-Net's weight, so that it is put into the model."""
+
+    jobs: tuple[Job, ...]
+    merged: bool
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Sampler and way, as cells of which the difference from exact ones is of one size."""
+        return self.jobs[0].shot.sampler, "merged" if self.merged else "bypass"
+
+
+def blocks(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Neighbours that share checkpoint and LoRA file, so that neither is loaded twice; each key once."""
     once: dict[str, Job] = {}
     for job in jobs:
-        once.setdefault(job.keys[0], job)
+        if job.keys:
+            once.setdefault(job.keys[0], job)
+    same = itertools.groupby(once.values(), key=lambda job: (job.shot.checkpoint, job.shot.lora_file))
+    return [list(block) for _, block in same]
+
+
+def groups(studio: Studio, block: Sequence[Job]) -> list[Group]:
+    """Jobs of one checkpoint and one LoRA in groups, in the order in which their first ones come."""
+    apart = not BatchLora.fits(studio, block[0].shot)
     found: dict[tuple[object, ...], list[Job]] = {}
-    for job in once.values():
+    for job in block:
         shot = job.shot
-        weight = None if BatchLora.fits(studio, shot) else shot.lora_weight_model
         shared = (
-            shot.checkpoint, shot.lora_file, weight, shot.steps, shot.sampler, shot.scheduler, shot.denoise,
+            shot.lora_weight_model if apart else None, shot.steps, shot.sampler, shot.scheduler, shot.denoise,
             shot.width, shot.height, math.isclose(shot.cfg, 1.0),
         )  # fmt: skip
         found.setdefault(shared, []).append(job)
-    return list(found.values())
+    return [Group(tuple(jobs), len({job.shot.lora_weight_model for job in jobs}) == 1) for jobs in found.values()]
 
 
 def run_fast(sweeping: Sweeping, jobs: Sequence[Job]) -> None:
-    """Compute what can be batched; what is left over is for the exact way."""
-    for group in _strongest_first(_batchable(sweeping, jobs)):
-        waiting = list(group)
-        size = memory_of(sweeping.studio.parts(group[0].shot)[0], group[0].shot, fast=True).at_once
-        while waiting and size > 1:
-            try:
-                _compute(sweeping, waiting[:size])
-            except comfy.model_management.OOM_EXCEPTION:
-                comfy.model_management.soft_empty_cache()
-                size //= 2
-                sweeping.note(f"A batch did not fit into memory; smaller ones of {size} follow.")
-                continue
-            except CannotKeep:
-                raise
-            except Exception as error:  # whatever it is, the exact way tells it cell by cell
-                sweeping.note(f"Computed exactly and not in batches: {error}.")
-                break
-            finally:
-                sweeping.at_once = 1
-            waiting = waiting[size:]
+    """Compute what can be batched, and what is left of each checkpoint and LoRA exactly before the next is loaded."""
+    for block in blocks(jobs):
+        try:
+            for group in _strongest_first(_batchable(sweeping, block)):
+                _compute_group(sweeping, group)
+        except CannotKeep:
+            raise
+        except Exception as error:  # whatever it is, the exact way tells it cell by cell
+            sweeping.note(f"Computed exactly and not in batches: {error}.")
+        finally:
+            sweeping.at_once = 1
+            BatchLora.forget(sweeping.studio)
+        for job in sweeping.missing(block):
+            sweeping.exactly(job)
 
 
-def _batchable(sweeping: Sweeping, jobs: Sequence[Job]) -> list[list[Job]]:
-    found = []
-    for group in groups(sweeping.studio, jobs):
-        if len(group) < 2:
+def _compute_group(sweeping: Sweeping, group: Group) -> None:
+    waiting = list(group.jobs)
+    shot = waiting[0].shot
+    size = memory_of(sweeping.studio.parts(shot)[0], shot, fast=True).at_once
+    while waiting and size > 1:
+        try:
+            _compute(sweeping, waiting[:size], group)
+        except comfy.model_management.OOM_EXCEPTION:
+            comfy.model_management.soft_empty_cache()
+            size //= 2
+            sweeping.note(f"A batch did not fit into memory; smaller ones of {size} follow.")
             continue
-        if reason := refusal(sweeping.studio, group[0].shot):
+        waiting = waiting[size:]
+
+
+def _batchable(sweeping: Sweeping, block: Sequence[Job]) -> list[Group]:
+    found = []
+    for group in groups(sweeping.studio, block):
+        if len(group.jobs) < 2:
+            continue
+        if reason := refusal(sweeping.studio, group.jobs[0].shot):
             sweeping.note(f"Computed exactly and not in batches: {reason}.")
         else:
             found.append(group)
     return found
 
 
-def _strongest_first(found: Sequence[list[Job]]) -> list[list[Job]]:
-    """For each sampler the cell under the strongest guidance comes first, in its group and in all.
+def _strongest_first(found: Sequence[Group]) -> list[Group]:
+    """For each kind the cell under the strongest guidance and LoRA comes first, in its group and in all.
 
-    Guidance raises differences, so that this is the cell to measure them on before any other is kept.
+    Both raise differences, so that this is the cell to measure them on before any other is kept.
     """
-    strongest: dict[str, Job] = {}
-    for job in (job for group in found for job in group):
-        known = strongest.setdefault(job.shot.sampler, job)
-        if job.shot.cfg > known.shot.cfg:
-            strongest[job.shot.sampler] = job
+    strongest: dict[tuple[str, str], Job] = {}
+    for group in found:
+        strongest[group.kind] = max(*filter(None, (strongest.get(group.kind),)), *group.jobs, key=_strength)
     chosen = {id(job) for job in strongest.values()}
-    ordered = [sorted(group, key=lambda job: id(job) not in chosen) for group in found]
-    return sorted(ordered, key=lambda group: id(group[0]) not in chosen)
+    ordered = [replace(group, jobs=tuple(sorted(group.jobs, key=lambda job: id(job) not in chosen))) for group in found]
+    return sorted(ordered, key=lambda group: id(group.jobs[0]) not in chosen)
 
 
-def _compute(sweeping: Sweeping, chunk: Sequence[Job]) -> None:
+def _strength(job: Job) -> tuple[float, float]:
+    return job.shot.cfg, abs(job.shot.lora_weight_model)
+
+
+def _compute(sweeping: Sweeping, chunk: Sequence[Job], group: Group) -> None:
     studio, shots = sweeping.studio, [job.shot for job in chunk]
-    began = time.perf_counter()
-    weights = {shot.lora_weight_model for shot in shots}
+    before = studio.busy
     # one weight for all is merged into the model, as the exact way has it
-    model = studio.model(shots[0]) if len(weights) == 1 else BatchLora.model(studio, shots)
+    model = studio.model(shots[0]) if group.merged else BatchLora.model(studio, shots)
     sweeping.at_once = len(chunk)
     latents = sample_batch(studio, shots, model)
-    sampled = (time.perf_counter() - began) / len(chunk)
-    if shots[0].sampler not in sweeping.checks:
-        _check(sweeping, chunk[0], latents[:1])
+    sampled = (studio.busy - before) / len(chunk)
+    if group.kind not in sweeping.checks:
+        _check(sweeping, chunk[0], group, latents[:1])
     for number, job in enumerate(chunk):
-        began = time.perf_counter()
+        before = studio.busy
         image = studio.develop(latents[number : number + 1], job.shot)
-        sweeping.keep(job, image, "fast", sampled + time.perf_counter() - began)
+        check = sweeping.checks.get(group.kind)
+        sweeping.keep(job, image, "fast", sampled + studio.busy - before, check)
 
 
-def _check(sweeping: Sweeping, job: Job, fast: torch.Tensor) -> None:
+def _check(sweeping: Sweeping, job: Job, group: Group, fast: torch.Tensor) -> None:
     """Compute one cell exactly as well, and tell how far apart the two are."""
     sweeping.at_once = 0
+    before = sweeping.studio.busy
     try:
         check = _compared(sweeping.studio, job, fast)
     except Exception as error:
         sweeping.note(f"How far fast is from exact could not be measured: {error}.")
         return
-    sweeping.checks[job.shot.sampler] = check
+    finally:
+        sweeping.checking += sweeping.studio.busy - before
+    sweeping.checks[group.kind] = check
     sweeping.note(
-        f"Fast against exact on one cell ({job.cell}; {job.shot.sampler}, CFG scale {job.shot.cfg:g}): latents differ "
-        f"by {check['relative_latent_error']:.1e} of their norm, pixels by at most "
-        f"{check['most_8_bit_difference']} of 255."
+        f"Fast against exact on one cell ({job.cell}; {job.shot.sampler}, CFG scale {job.shot.cfg:g}, LoRA weight "
+        f"{job.shot.lora_weight_model:g}): latents differ by {check['relative_latent_error']:.1e} of their norm, "
+        f"pixels by at most {check['most_8_bit_difference']} of 255."
     )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import comfy.ldm.modules.attention
+import comfy.memory_management
 import comfy.model_management
 import folder_paths
 import torch
@@ -58,6 +59,8 @@ def environment() -> dict[str, str]:
         "unet_dtype": str(comfy.model_management.unet_dtype()),
         "text_dtype": str(comfy.model_management.text_encoder_dtype()),
         "vae_dtype": str(comfy.model_management.vae_dtype()),
+        # a LoRA is merged with another rounding where the host patches weights as it moves them
+        "weights": "dynamic" if comfy.memory_management.aimdo_enabled else comfy.model_management.vram_state.name,
         "intermediate_dtype": str(comfy.model_management.intermediate_dtype()),
         "switches": switches(),
     }
@@ -88,7 +91,7 @@ class Keys:
             "how": how,
             "environment": self.environment,
             "models": self._models(shot),
-            "lora": [self._lora(shot), shot.lora_weight_model, shot.lora_weight_clip] if shot.uses_lora else None,
+            "lora": self._adapted(shot),
             "positive": self._words(self.subject.positive, shot.prompt),
             "negative": self._words(self.subject.negative, shot.negative),
             "start": self._latent or [shot.width, shot.height],
@@ -100,7 +103,11 @@ class Keys:
         """What the manifest tells of the wires and files."""
         named = {f"lora {name}": value for name, value in self._loras.items() if name}
         wired = {} if self.subject.lora is None else {"lora": self._lora_named("")}
-        return {"model": self._model.hash, "clip": self._clip.hash, "vae": self._vae.hash, **wired, **named}
+        others = {f"checkpoint {name}": value for name, value in self._checkpoints.items()}
+        wires = {"model": self._model.hash, "clip": self._clip.hash, "vae": self._vae.hash}
+        if not self.subject.encodes:
+            del wires["clip"]
+        return {**wires, **wired, **named, **others}
 
     @property
     def model_hash(self) -> str:
@@ -119,6 +126,8 @@ class Keys:
 
     @cached_property
     def _clip(self) -> Fingerprint:
+        if self.subject.clip is None or not self.subject.encodes:
+            return Fingerprint("")
         return clip_fingerprint(self.subject.clip)
 
     @cached_property
@@ -149,8 +158,11 @@ class Keys:
             self._checkpoints[name] = _checkpoint_hash(name)
         return [self._checkpoints[name]]
 
-    def _lora(self, shot: Shot) -> str:
-        return self._lora_named(shot.lora_file)
+    def _adapted(self, shot: Shot) -> list[object] | None:
+        """A LoRA and its weights; the same as none where there is none, or where it has no weight."""
+        if not shot.uses_lora or not (lora := self._lora_named(shot.lora_file)):
+            return None
+        return [lora, shot.lora_weight_model, shot.lora_weight_clip if self.subject.encodes else 0.0]
 
     def _lora_named(self, name: str) -> str:
         if name not in self._loras:

@@ -20,7 +20,7 @@ from ..trainer.moons import render_moons
 from ..trainer.open_datasets import OpenDataset
 from ..trainer.settings import TrainSettings
 from .editor_routes import DATASETS
-from .folders import listing_fingerprint, offered_folders, resolve_dataset, work_folder
+from .folders import listing_fingerprint, offered_folders, resolve_dataset, unknown_yet, work_folder
 from .images import to_pillow, to_tensor
 from .progress import NodeWatcher
 from .reports import report_shown
@@ -125,7 +125,9 @@ class LoadImageDataset(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool | str:
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        if folder is None:
+            return True
         try:
             resolve_dataset(folder)
         except DatasetError as error:
@@ -135,7 +137,7 @@ class LoadImageDataset(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls,
-        folder: str,
+        folder: str | None,
         repeats: int,
         default_caption: str,
         caption_extension: str = ".txt",
@@ -143,7 +145,8 @@ class LoadImageDataset(io.ComfyNode):
         clip: Any = None,
         settings: Any = None,
     ) -> tuple[object, ...]:
-        return listing_fingerprint(folder), repeats, default_caption, caption_extension, caption_table
+        listed = unknown_yet() if folder is None else listing_fingerprint(folder)
+        return listed, repeats, default_caption, caption_extension, caption_table
 
     @classmethod
     def execute(

@@ -42,7 +42,8 @@ class Job:
 class Sweeping:
     """One run over the cells of some axes; ``graph_of`` gives the graph that each cell's file is to carry.
 
-    checks: by sampler, how far fast cells are from exact ones. at_once: cells that the running sampling makes.
+    checks: by sampler and way, how far fast cells are from exact ones; checking: seconds that these took. at_once:
+    cells that the running sampling makes.
     """
 
     axes: tuple[Axis, ...]
@@ -55,18 +56,21 @@ class Sweeping:
     keys: Keys = field(init=False)
     jobs: list[Job] = field(init=False)
     notes: list[str] = field(default_factory=list)
-    checks: dict[str, dict[str, object]] = field(default_factory=dict)
+    checks: dict[tuple[str, str], dict[str, object]] = field(default_factory=dict)
+    checking: float = 0.0
     at_once: int = 1
     _done: dict[Index, CellResult] = field(default_factory=dict)
     _rates: list[float] = field(default_factory=list)
     _computed: int = 0
     _missing: int = 0
+    _work: float = 0.0
+    _work_done: float = 0.0
     _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.studio.subject)
         ways = ("fast", "exact") if self.mode == "fast" else ("exact",)
-        self.studio.seal, self.studio.watch = self.keys, self._follow
+        self.studio.seal, self.studio.watch, self.studio.say = self.keys, self._follow, self.note
         self.jobs = []
         for cell in execution_order(cells(self.axes)):
             self.jobs.append(self._job(cell, shot_of(self.base, cell, self.axes), ways))
@@ -89,13 +93,15 @@ class Sweeping:
                 self._done[job.cell.index] = CellResult("", job.error, 0.0, parameters=asdict(job.shot))
             elif kept := self._find(job):
                 self._done[job.cell.index] = kept
-        todo = self._todo()
+        todo = self.missing(self.jobs)
         self._missing = len(todo)
-        rate = self.store.rate(self._kind)
+        # a value that an axis repeats is computed once
+        shots = list({job.keys[0]: job.shot for job in todo}.values())
+        self._work = sum(shot.work for shot in shots)
         unreadable = sum(bool(job.error) for job in self.jobs)
         return preflight(
-            self.axes, [(job.cell, job.shot) for job in self.jobs], [job.shot for job in todo], rate,
-            unreadable=unreadable, memory=self._memory(todo),
+            self.axes, [(job.cell, job.shot) for job in self.jobs], shots, self.store.rate(self._kind),
+            on_disk=len(self.jobs) - len(todo) - unreadable, unreadable=unreadable, memory=self._memory(todo),
         )  # fmt: skip
 
     def _memory(self, todo: list[Job]) -> Memory | None:
@@ -112,7 +118,7 @@ class Sweeping:
             ValueError: not one cell could be made; tells why the first failed.
             CannotKeep: the folder of the cells takes no more; what is there stays.
         """
-        if todo := self._todo():
+        if todo := self.missing(self.jobs):
             self.store.probe()
             self.watcher.stage("sweep", 0, self._missing)
         try:
@@ -120,7 +126,7 @@ class Sweeping:
                 from .batching import run_fast
 
                 run_fast(self, todo)
-            for job in self._todo():
+            for job in self.missing(self.jobs):
                 self.exactly(job)
         finally:
             self.store.note_rates(self._kind, self._rates)
@@ -132,16 +138,18 @@ class Sweeping:
         if kept := self._find(job):
             self._accept(job, kept)
             return
-        began = time.perf_counter()
+        before = self.studio.busy
         try:
             image = self.studio.take(job.shot)
         except Exception as error:  # an interrupt is no Exception and ends the sweep
-            self.fail(job, error, time.perf_counter() - began)
+            self.fail(job, error, self.studio.busy - before)
         else:
-            self.keep(job, image, "exact", time.perf_counter() - began)
+            self.keep(job, image, "exact", self.studio.busy - before)
 
-    def keep(self, job: Job, image: torch.Tensor, how: str, seconds: float) -> None:
-        """Put an image, (1, H, W, 3), on disk and show it.
+    def keep(
+        self, job: Job, image: torch.Tensor, how: str, seconds: float, check: Mapping[str, object] | None = None
+    ) -> None:
+        """Put an image, (1, H, W, 3), on disk and show it; ``seconds`` of sampling and decoding, nothing else.
 
         Raises:
             CannotKeep: names the file that cannot be written; no further cell could be kept either.
@@ -149,10 +157,13 @@ class Sweeping:
         picture = to_pillow(image[0])
         key = job.keys[job.ways.index(how)]
         told = {**asdict(job.shot), **self.studio.subject.told()}
-        check = self.checks.get(job.shot.sampler) if how == "fast" else None
         kept = self.store.keep(key, picture, seconds, told, self.graph_of(job.shot), check)
         self._rates.append(seconds / max(job.shot.work, 1e-9))
         self._accept(job, _result(job, kept, how, "computed"), picture)
+
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that have no result yet."""
+        return [job for job in jobs if job.cell.index not in self._done]
 
     def fail(self, job: Job, error: Exception, seconds: float) -> None:
         self._accept(job, CellResult("", _reason(error), seconds, parameters=asdict(job.shot)))
@@ -178,16 +189,16 @@ class Sweeping:
     def _accept(self, job: Job, result: CellResult, picture: Image.Image | None = None) -> None:
         self._done[job.cell.index] = result
         self._computed += 1
-        self.watcher.stage("sweep", self._computed, self._missing, picture)
+        if result.source == "computed":
+            self._work_done += job.shot.work
+        share = self._work_done / self._work if self._work else None
+        self.watcher.stage("sweep", self._computed, self._missing, picture, share)
 
     def _find(self, job: Job) -> CellResult | None:
         for how, key in zip(job.ways, job.keys, strict=True):
             if kept := self.store.find(key):
                 return _result(job, kept, how, "cached")
         return None
-
-    def _todo(self) -> list[Job]:
-        return [job for job in self.jobs if job.cell.index not in self._done]
 
     @property
     def _kind(self) -> str:
@@ -207,7 +218,11 @@ class Sweeping:
             "parameters": asdict(self.base),
             "mode": self.mode,
             "notes": tuple(self.notes),
-            "seconds": {"sampling_and_decoding": self.studio.busy, "all": time.perf_counter() - self._began},
+            "seconds": {
+                "sampling_and_decoding": self.studio.busy,
+                "of_which_checking_fast": self.checking,
+                "all": time.perf_counter() - self._began,
+            },
             "fast_check": _worst([result.check for result in results if result.how == "fast" and result.check]),
         }
         return Grid(self.axes, results, about)

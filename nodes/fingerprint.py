@@ -136,6 +136,8 @@ def patcher_fingerprint(patcher: Any) -> Fingerprint:
         patcher.object_patches,
         patcher.weight_wrapper_patches,
         patcher.hook_patches,
+        # hooks that hang on it themselves, with the times at which they are strong
+        getattr(patcher, "forced_hooks", None),
         patcher.injections,
         patcher.additional_models,
         patcher.model_options,

@@ -87,13 +87,16 @@ class Grid:
 
     def _changes_nothing(self, number: int) -> bool:
         axis = self.axes[number]
-        if len(set(axis.values)) < 2 or any(result.error for result in self.results):
-            return False
         stride = math.prod(len(later) for later in self.axes[number + 1 :])
-        pixels = [result.pixels for result in self.results]
-        return all(
-            pixels[at] == pixels[at - at // stride % len(axis) * stride] for at in range(len(pixels)) if pixels[at]
-        )
+        lines: dict[int, dict[object, set[str]]] = {}
+        for at, result in enumerate(self.results):
+            if not result.error:
+                place = at // stride % len(axis)
+                line = lines.setdefault(at - place * stride, {})
+                line.setdefault(axis.values[place], set()).add(result.pixels)
+        # a failed cell says nothing; lines that are left with one value say nothing either
+        compared = [line for line in lines.values() if len(line) > 1]
+        return bool(compared) and all(len(set().union(*line.values())) == 1 for line in compared)
 
     def manifest(self) -> dict[str, Any]:
         """Axes, every cell with its parameters, seconds, hash and whether it was computed or on disk, and ``about``."""

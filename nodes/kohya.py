@@ -13,7 +13,7 @@ from ..trainer.kohya import KohyaRun, read_kohya
 from ..trainer.kohya_report import report
 from ..trainer.samples import Dataset
 from ..trainer.settings import PRECISIONS
-from .folders import offered_configs, resolve_config
+from .folders import offered_configs, resolve_config, unknown_yet
 from .reports import report_shown
 from .sockets import DatasetSocket, TrainSettingsSocket
 
@@ -100,17 +100,20 @@ class LoadKohyaConfig(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None) -> bool | str:
         try:
-            if file != _TEXT:
+            if file not in (None, _TEXT):
                 resolve_config(file)
         except SettingsError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, text: str = "", **values: object) -> str:
-        return hashlib.sha256(_config_text(file, text).encode()).hexdigest()
+    def fingerprint_inputs(cls, file: str | None, text: str | None = "", **values: object) -> object:
+        if file is None:
+            return unknown_yet()
+        # a text that comes by wire is in the fingerprint of the node that gives it
+        return hashlib.sha256(_config_text(file, text or "").encode()).hexdigest()
 
     @classmethod
     def execute(

@@ -9,6 +9,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from .folders import unknown_yet
 from .reports import report_shown
 from .sockets import LoraModel
 
@@ -62,10 +63,13 @@ class LoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str, **inputs: object) -> tuple[object, ...]:
+    def fingerprint_inputs(cls, lora_name: str | None, **inputs: object) -> tuple[object, ...]:
+        strengths = inputs.get("strength_model"), inputs.get("strength_clip")
+        if lora_name is None:
+            return unknown_yet(), *strengths
         path = folder_paths.get_full_path("loras", lora_name)
         stamp = Path(path).stat().st_mtime_ns if path else None
-        return lora_name, stamp, inputs.get("strength_model"), inputs.get("strength_clip")
+        return lora_name, stamp, *strengths
 
     @classmethod
     def execute(

@@ -56,9 +56,11 @@ class LossByWeight(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weights: str) -> bool | str:
+    def validate_inputs(cls, weights: str | None) -> bool | str:
+        if weights is None:
+            return True
         try:
-            parse_values("lora_weight", weights or "")
+            parse_values("lora_weight", weights)
         except ValueError as error:
             return str(error)
         return True

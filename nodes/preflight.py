@@ -38,11 +38,12 @@ class Memory:
 class Preflight:
     """Counts of a sweep; ``seconds`` is None where this model's speed is not known yet.
 
-    unreadable: cells that fail because a file of theirs cannot be read.
+    to_compute: different ones. unreadable: cells that fail because a file of theirs cannot be read.
     """
 
     cells: int
     on_disk: int
+    to_compute: int
     steps: int
     steps_to_do: int
     lora_loads: int
@@ -54,10 +55,11 @@ class Preflight:
     memory: Memory | None = None
 
     def report(self) -> str:
-        missing = self.cells - self.on_disk - self.unreadable
+        repeated = self.cells - self.on_disk - self.unreadable - self.to_compute
+        again = f", {repeated} the same as others" if repeated else ""
         lines = [
             f"{_count(self.cells, 'cell')}, {_count(self.steps, 'sampling step')}; {self.on_disk} of the cells "
-            f"are on disk, {missing} to compute with {_count(self.steps_to_do, 'step')}.",
+            f"are on disk, {self.to_compute} to compute with {_count(self.steps_to_do, 'step')}{again}.",
             f"To load: {_count(self.lora_loads, 'LoRA strength')}, {_count(self.checkpoint_loads, 'checkpoint')}.",
             self._time(),
             *([self.memory.report()] if self.memory else []),
@@ -68,11 +70,11 @@ class Preflight:
         return "\n".join(lines)
 
     def _time(self) -> str:
-        if self.cells == self.on_disk + self.unreadable:
+        if not self.to_compute:
             return "Time: nothing to compute."
         if self.seconds is None:
             return "Time: not known before the first cell of this model is measured."
-        return f"Time: about {clock(self.seconds)}, from cells of this model measured before."
+        return f"Time: about {clock(self.seconds)} without loading, from cells of this model measured before."
 
     def _figure(self) -> str:
         return "." if self.pixels is None else f"; as one figure {self.pixels[0]} × {self.pixels[1]} px."
@@ -100,13 +102,14 @@ def _count(number: int, noun: str) -> str:
 
 def preflight(
     axes: Sequence[Axis], shots: Sequence[tuple[Cell, Shot]], missing: Sequence[Shot], rate: float | None, *,
-    unreadable: int = 0, memory: Memory | None = None,
+    on_disk: int, unreadable: int = 0, memory: Memory | None = None,
 ) -> Preflight:  # fmt: skip
-    """``missing`` are the shots to compute, in order; ``rate`` is seconds a unit of ``Shot.work``."""
+    """``missing`` are the shots to compute, in order, each once; ``rate`` is seconds a unit of ``Shot.work``."""
     every = [shot for _, shot in shots]
     return Preflight(
         cells=len(every),
-        on_disk=len(every) - len(missing) - unreadable,
+        on_disk=on_disk,
+        to_compute=len(missing),
         steps=sum(shot.steps for shot in every),
         steps_to_do=sum(shot.steps for shot in missing),
         lora_loads=_changes(

@@ -30,21 +30,27 @@ class NodeWatcher:
         self.node_id = node_id
         self._bar: Any = None
         self._bar_of = ""
-        self._stage_began, self._stage_first = 0.0, 0
+        self._stage_began, self._stage_first, self._share_first = 0.0, 0, 0.0
         self._part = self._spoke = 0.0
 
-    def stage(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+    def stage(
+        self, name: str, done: int, total: int, preview: Image.Image | None = None, share: float | None = None
+    ) -> None:
+        """``share``: how much of the work is done, in [0, 1], where items take longer and shorter."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         now = time.monotonic()
         if self._bar_of != name:
             # some stages tell of nothing done first, others only when their first item is
             self._stage_began, self._stage_first, self._part = now, done, 0.0
+            self._share_first = share or 0.0
         # items of one batch are done together and told of one by one: the bar does not go back for that
         shown = max(done, min(self._part, total))
         self._advance(name, shown, total, None if preview is None else ("JPEG", preview, _PREVIEW_PX))
         since, passed = done - self._stage_first, now - self._stage_began
         rate = since / passed if since > 0 and passed > 0 else 0.0
-        left = f", {rate:.2f}/s, {clock((total - done) / rate)} left" if rate else ""
+        worked = 0.0 if share is None else share - self._share_first
+        seconds = passed * (1 - share) / worked if share is not None and worked > 0 else (total - done) / (rate or 1)
+        left = f", {rate:.2f}/s, {clock(seconds)} left" if rate else ""
         self._tell(f"{name}: {done}/{total}{left}", force=done == total)
 
     def step(self, step: Step) -> None:
@@ -92,6 +98,8 @@ class RunWatcher(NodeWatcher):
         super().__init__(node_id)
         self.live = live
 
-    def stage(self, name: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+    def stage(
+        self, name: str, done: int, total: int, preview: Image.Image | None = None, share: float | None = None
+    ) -> None:
         self.live.stage(name, done, total)
-        super().stage(name, done, total, preview)
+        super().stage(name, done, total, preview, share)

@@ -13,6 +13,7 @@ import comfy.sample
 import comfy.utils
 import latent_preview
 import torch
+from comfy.patcher_extension import WrappersMP
 
 import nodes as host_nodes
 
@@ -38,7 +39,11 @@ class Seal(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is on Sweep's wires. The last four may be None."""
+    """What is on Sweep's wires. The last four may be None, and CLIP where both texts are encoded already.
+
+    Raises:
+        ValueError: the checkpoint had no VAE, or no text encoders.
+    """
 
     model: Any
     clip: Any
@@ -47,6 +52,19 @@ class Subject:
     positive: Any = None
     negative: Any = None
     latent: Any = None
+
+    def __post_init__(self) -> None:
+        if self.vae is None:
+            raise ValueError("There is no VAE: the checkpoint has none; connect SDXL's from VAELoader.")
+        if self.clip is None and self.encodes:
+            raise ValueError(
+                "There is no CLIP: the checkpoint has no text encoders; connect SDXL's from DualCLIPLoader."
+            )
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a text is encoded here: the CLIP does not count where both come by wire."""
+        return self.positive is None or self.negative is None
 
     def told(self) -> dict[str, object]:
         """What a cell's record says of the wires: the checkpoint's name, and what else came by wire."""
@@ -61,19 +79,23 @@ class Studio:
     """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them.
 
     seal: asked about every file that is read. watch: gives what follows a shot's steps, as the host's previews do.
-    busy: seconds spent in the host's sampling and decoding, all shots together.
+    say: takes what the user should know of, in sentences. busy: seconds spent in sampling and decoding, all shots
+    together, without what had to be loaded, patched or encoded for them.
     """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.seal: Seal | None = None
+        self.say: Callable[[str], None] = lambda line: None
         self.busy = 0.0
         self.watch: Callable[[Any, Shot], OnStep] = lambda model, shot: latent_preview.prepare_callback(
             model, shot.steps
         )
         self._checkpoint: tuple[str, tuple[Any, Any, Any]] = ("", (subject.model, subject.clip, subject.vae))
         self._file: tuple[str, Lora | None] = ("", subject.lora)
-        self._applied: tuple[tuple[object, ...], tuple[Any, Any]] = ((), (None, None))
+        self._adapted_model: tuple[tuple[object, ...], Any] = ((), None)
+        self._adapted_clip: tuple[tuple[object, ...], Any] = ((), None)
+        self._clocked: tuple[Any, Any] = (None, None)
         self._texts: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._text_bytes = 0
 
@@ -88,23 +110,36 @@ class Studio:
         start = comfy.sample.fix_empty_latent_channels(
             model, given["samples"], given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
         )
-        with self.timed():
-            return comfy.sample.sample(
-                model, comfy.sample.prepare_noise(start, shot.seed, given.get("batch_index")), shot.steps, shot.cfg,
-                shot.sampler, shot.scheduler, positive, negative, start, denoise=shot.denoise,
-                noise_mask=given.get("noise_mask"), callback=self.watch(model, shot),
-                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=shot.seed,
-            )  # fmt: skip
+        return comfy.sample.sample(
+            self.clocked(model), comfy.sample.prepare_noise(start, shot.seed, given.get("batch_index")), shot.steps,
+            shot.cfg, shot.sampler, shot.scheduler, positive, negative, start, denoise=shot.denoise,
+            noise_mask=given.get("noise_mask"), callback=self.watch(model, shot),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=shot.seed,
+        )  # fmt: skip
 
     def develop(self, latents: torch.Tensor, shot: Shot) -> torch.Tensor:
         """Latents to pixels with the shot's VAE."""
         vae = self.parts(shot)[2]
-        with self.timed():
+        with self._timed():
             return host_nodes.VAEDecode().decode(vae, {"samples": latents})[0]
 
+    def clocked(self, model: Any) -> Any:
+        """The same MODEL, whose sampling counts as busy from when its weights are in their place."""
+        if self._clocked[0] is not model:
+            clone = model.clone()
+            clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "mjesec_clock", self._sampled)
+            self._clocked = (model, clone)
+        return self._clocked[1]
+
+    def _sampled(self, sampler: Callable[..., torch.Tensor], *given: Any, **named: Any) -> torch.Tensor:
+        with self._timed():
+            samples = sampler(*given, **named)
+            if samples.device.type == "cuda":
+                torch.cuda.synchronize(samples.device)
+            return samples
+
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Counts the block as sampling or decoding."""
+    def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
@@ -131,8 +166,10 @@ class Studio:
     def parts(self, shot: Shot) -> tuple[Any, Any, Any]:
         """MODEL, CLIP and VAE without the LoRA."""
         if self._checkpoint[0] != shot.checkpoint:
-            self._checkpoint = ("", (None, None, None))  # room for the next one
-            self._applied = ((), (None, None))
+            # room for the next one
+            self._checkpoint = ("", (None, None, None))
+            self._adapted_model = self._adapted_clip = ((), None)
+            self._clocked = (None, None)
             wires = (self.subject.model, self.subject.clip, self.subject.vae)
             loaded = host_nodes.CheckpointLoaderSimple().load_checkpoint(shot.checkpoint) if shot.checkpoint else wires
             if self.seal and shot.checkpoint:
@@ -155,11 +192,18 @@ class Studio:
         lora = self.lora(shot) if shot.uses_lora else None
         if lora is None:
             return model, clip
-        wanted = (shot.checkpoint, shot.lora_file, shot.lora_weight_model, shot.lora_weight_clip)
-        if self._applied[0] != wanted:
+        of_model = (shot.checkpoint, shot.lora_file, shot.lora_weight_model)
+        of_clip = (shot.checkpoint, shot.lora_file, shot.lora_weight_clip)
+        if self._adapted_model[0] != of_model or self._adapted_clip[0] != of_clip:
             applied = apply_lora(model, clip, lora, shot.lora_weight_model, shot.lora_weight_clip)
-            self._applied = (wanted, (applied.model, applied.clip))
-        return self._applied[1]
+            if applied.unmatched:
+                self.say(f"The LoRA {shot.lora_file or 'on the wire'} fits in part: {applied.report()}")
+            # the host merges a LoRA anew into every MODEL that it has not seen: the one that stays is kept
+            if self._adapted_model[0] != of_model:
+                self._adapted_model = (of_model, applied.model)
+            if self._adapted_clip[0] != of_clip:
+                self._adapted_clip = (of_clip, applied.clip)
+        return self._adapted_model[1], self._adapted_clip[1]
 
     def _encode(self, text: str, shot: Shot) -> Any:
         # the U-Net's weight does not reach the text encoders

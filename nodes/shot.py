@@ -12,6 +12,12 @@ _SIZE = re.compile(r"(\d{2,5})\s*[x×*]\s*(\d{2,5})")
 WEIGHTS = ("lora_weight", "lora_weight_model", "lora_weight_clip")
 _TEXT = {"prompt": "positive", "prompt_replace": "positive", "negative": "negative"}
 _SIZES = ("size", "width", "height")
+# how often the host's samplers ask the model in a step; once where nothing is said
+EVALUATIONS = {
+    "heun": 2, "heunpp2": 3, "exp_heun_2_x0": 2, "exp_heun_2_x0_sde": 2, "dpm_2": 2, "dpm_2_ancestral": 2,
+    "dpmpp_2s_ancestral": 2, "dpmpp_2s_ancestral_cfg_pp": 2, "dpmpp_sde": 2, "dpmpp_sde_gpu": 2, "seeds_2": 2,
+    "seeds_3": 3, "sa_solver_pece": 2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Shot:
     @property
     def work(self) -> float:
         """Megapixels times steps times model evaluations a step: what sampling time goes with."""
-        return self.width * self.height / 1e6 * self.steps * (1 if self.cfg == 1 else 2)
+        evaluations = EVALUATIONS.get(self.sampler, 1) * (1 if self.cfg == 1 else 2)
+        return self.width * self.height / 1e6 * self.steps * evaluations
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -146,6 +153,8 @@ def _check_wires(axis: Axis, wires: Wires) -> None:
             f"An axis varies {axis.label}, but positive_conditioning and negative_conditioning are encoded "
             "already; disconnect them."
         )
+    if axis.parameter == "lora_file" and wires.lora:
+        raise ValueError(f"An axis varies {axis.label}, but lora is connected and goes before it; disconnect one.")
     if axis.parameter in _SIZES and wires.latent:
         raise ValueError(f"An axis varies {axis.label}, but latent is connected and has a size; disconnect one.")
 

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..figures import Axis, count
-from .folders import work_folder
+from .folders import unknown_yet, work_folder
 from .grid import Attempts, Grid, sweep_shown
 from .progress import NodeWatcher
 from .reports import report_shown
@@ -96,10 +96,12 @@ class Sweep(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str = _NO_FILE, **inputs: object) -> tuple[object, ...]:
+    def fingerprint_inputs(cls, lora_name: str | None = _NO_FILE, **inputs: object) -> tuple[object, ...]:
         from .fingerprint import embeddings_stamp
 
-        path = None if lora_name in (None, _NO_FILE) else folder_paths.get_full_path("loras", lora_name)
+        if lora_name is None:
+            return (unknown_yet(),)
+        path = None if lora_name == _NO_FILE else folder_paths.get_full_path("loras", lora_name)
         texts = (inputs.get("prompt", ""), inputs.get("negative", ""))
         # a text that comes by wire is not known here and may call any embedding
         embeddings = embeddings_stamp() if any(text is None or "embedding:" in str(text) for text in texts) else ""
@@ -118,11 +120,11 @@ class Sweep(io.ComfyNode):
 
         subject, shot, wires = _subject_and_shot(model, clip, vae, axes, inputs)
         dry = mode == "dry run"
-        if (text := _too_many(axes, max(most_cells, _MOST_COUNTED) if dry else most_cells)) and not dry:
-            raise ValueError(text)
-        if text:
-            text = f"Dry run: nothing was computed.\n{text}"
-            return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=report_shown(text))
+        refused = _too_many(axes, most_cells)
+        if refused and not dry:
+            raise ValueError(refused)
+        if refused and count(axes) > _MOST_COUNTED:
+            return _dry(refused)
         folder = work_folder()
         watcher = NodeWatcher(cls.hidden.unique_id)
         sweeping = Sweeping(
@@ -140,8 +142,7 @@ class Sweep(io.ComfyNode):
         watcher.say(before)
         watcher.show(before)
         if dry:
-            text = "\n".join(["Dry run: nothing was computed.", before, *sweeping.notes])
-            return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=report_shown(text))
+            return _dry(before, *sweeping.notes, *filter(None, (refused,)))
         grid = sweeping.run()
         report = _report(grid, before)
         if grid.failed():
@@ -150,6 +151,11 @@ class Sweep(io.ComfyNode):
         grid = replace(grid, name=manifest.stem)
         shown = {**report_shown(report), **sweep_shown(grid)}
         return io.NodeOutput(grid, report, str(manifest), ui=shown)
+
+
+def _dry(*lines: str) -> io.NodeOutput:
+    text = "\n".join(["Dry run: nothing was computed.", *lines])
+    return io.NodeOutput(ExecutionBlocker(None), text, ExecutionBlocker(None), ui=report_shown(text))
 
 
 def _graphs(cls: type[io.ComfyNode]) -> Callable[[Shot], dict[str, Any] | None]:

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..figures import Axis, check_distinct, parse_values
 from ..trainer.errors import LoraFileError
 from ..trainer.lora_file import read_metadata
+from .folders import unknown_yet
 from .shot import size_of
 from .sockets import AxesSocket
 
@@ -63,10 +64,10 @@ class SweepAxis(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, parameter: str, values: str) -> bool | str:
-        if parameter not in PARAMETERS:
-            return f"The parameter '{parameter}' cannot be varied; choose one of {', '.join(PARAMETERS)}."
-        if values is None:
+    def validate_inputs(cls, parameter: str | None, values: str | None) -> bool | str:
+        if parameter not in (None, *PARAMETERS):
+            return _unknown(parameter)
+        if parameter is None or values is None:
             return True
         try:
             # the files of a run may be written by a node before this one
@@ -77,7 +78,9 @@ class SweepAxis(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, parameter: str, values: str, axes: object = None) -> tuple[object, ...]:
+    def fingerprint_inputs(cls, parameter: str | None, values: str | None, axes: object = None) -> tuple[object, ...]:
+        if parameter is None or values is None:
+            return parameter, values, unknown_yet()
         kind = _FOLDERS.get(PARAMETERS.get(parameter, ""))
         if kind is None and "embedding:" in str(values):
             from .fingerprint import embeddings_stamp
@@ -90,9 +93,15 @@ class SweepAxis(io.ComfyNode):
 
     @classmethod
     def execute(cls, parameter: str, values: str, axes: tuple[Axis, ...] = ()) -> io.NodeOutput:
+        if parameter not in PARAMETERS:
+            raise ValueError(_unknown(parameter))
         chained = (*axes, _axis(PARAMETERS[parameter], values))
         check_distinct(chained)
         return io.NodeOutput(chained)
+
+
+def _unknown(parameter: str | None) -> str:
+    return f"The parameter '{parameter}' cannot be varied; choose one of {', '.join(PARAMETERS)}."
 
 
 def _axis(parameter: str, values: str) -> Axis:

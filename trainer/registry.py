@@ -123,7 +123,8 @@ class Runs:
 
     def all_told(self) -> list[dict[str, Any]]:
         """RUN of every run, the newest first."""
-        return [told for status in self.all() if (told := self.told(status.id)) is not None]
+        lives = ((status, self.live(status.id)) for status in self.all())
+        return [status.as_dict() if live is None else live.as_dict() for status, live in lives]
 
     def all(self) -> list[RunStatus]:
         """Every run, the newest first."""

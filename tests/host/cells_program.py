@@ -8,76 +8,36 @@ from __future__ import annotations
 import importlib
 import json
 import resource
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from comfy_library import BASE, ROOT, start
+from comfy_library import BASE
+from sweep_library import (
+    CLIP,
+    FOLDERS,
+    MODEL,
+    OTHER,
+    SHOT,
+    VAE,
+    errors,
+    finished,
+    progress,
+    sampling,
+    shots_of,
+    sweep,
+    write_lora,
+)
 
-TINY = ROOT / "demo" / "tiny_sdxl.safetensors"
-FOLDERS = {name: BASE / "models" / name for name in ("loras", "checkpoints", "embeddings")}
-for folder in FOLDERS.values():
-    folder.mkdir(parents=True)
-OTHER = FOLDERS["checkpoints"] / "other.safetensors"
-shutil.copy(TINY, OTHER)
-
-start("--fp32-unet")
-
-import comfy.model_base  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-from comfy.cli_args import PerformanceFeature, args  # noqa: E402
-from pack.figures import Axis, cells, execution_order  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+import comfy.model_base  # isort: skip - ComfyUI has begun with the import above
+import comfy.utils
+import torch
+from comfy.cli_args import PerformanceFeature, args
+from pack.figures import Axis, cells, execution_order
+from safetensors.torch import load_file, save_file
 
 cell_key: Any = importlib.import_module("pack.nodes.cell_key")
-cell_store: Any = importlib.import_module("pack.nodes.cell_store")
 denoising: Any = importlib.import_module("pack.nodes.denoising")
-engine: Any = importlib.import_module("pack.nodes.engine")
-progress: Any = importlib.import_module("pack.nodes.progress")
-sampling: Any = importlib.import_module("pack.nodes.sampling")
-shots_of: Any = importlib.import_module("pack.nodes.shot")
-
-
-def write_lora(name: str, seed: int) -> Path:
-    """A random pair for one projection of the U-Net and one of a text encoder."""
-    generator = torch.Generator().manual_seed(seed)
-    keys = comfy.lora.model_lora_keys_unet(MODEL.model, {})
-    weights = MODEL.model.state_dict()
-    names = [name for name, key in keys.items() if name.startswith("lora_unet_") and key.endswith("to_q.weight")][:4]
-    pairs = {}
-    for each in names:
-        rows, columns = weights[keys[each]].shape
-        pairs[f"{each}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
-        pairs[f"{each}.lora_up.weight"] = torch.randn(rows, 2, generator=generator) * 0.05
-    path = FOLDERS["loras"] / name
-    save_file(pairs, path)
-    return path
-
-
-MODEL, CLIP, VAE = comfy.sd.load_checkpoint_guess_config(str(TINY))[:3]
-SHOT = shots_of.Shot(
-    prompt="moon", negative="", seed=1, steps=1, cfg=3.0, sampler="euler", scheduler="normal", denoise=1.0,
-    width=64, height=64, lora_weight_model=1.0, lora_weight_clip=1.0,
-)  # fmt: skip
-
-
-def sweep(store: str, *axes: Axis, mode: str = "exact", shot: Any = SHOT, lora: Any = None) -> Any:
-    subject = sampling.Subject(MODEL, CLIP, VAE, lora)
-    folder = cell_store.CellStore(BASE / store)
-    watcher = progress.NodeWatcher(None)
-    return engine.Sweeping(axes, shot, sampling.Studio(subject), folder, mode, watcher, lambda shot: None)
-
-
-def finished(sweeping: Any) -> Any:
-    sweeping.look()
-    return sweeping.run()
-
-
-def errors(grid: Any) -> list[str]:
-    return [result.error for result in grid.results]
 
 
 def replaced_files() -> dict[str, list[str]]:

@@ -218,7 +218,9 @@ def test_a_dry_run_counts_and_computes_nothing(host: Host, lora: str) -> None:
     assert "4 cells, 20 sampling steps; 0 of the cells are on disk, 4 to compute with 20 steps." in report
     assert "as one figure" in report
     assert "figure" not in entry["outputs"]
-    graph["sweep"]["inputs"]["mode"] = "exact"
+    graph["sweep"]["inputs"]["most_cells"] = 3
+    assert "The axes make 4 cells, more than the 3 that most_cells allows" in report_of(host.run(graph))
+    graph["sweep"]["inputs"] |= {"mode": "exact", "most_cells": 400}
     host.run(graph)
     graph["sweep"]["inputs"]["mode"] = "dry run"
     assert "Time: nothing to compute." in report_of(host.run(graph))
@@ -326,6 +328,26 @@ def test_a_hundred_million_cells_cost_a_sentence(host: Host) -> None:
     assert "The axes make 100000000 cells" in report_of(host.run(graph))
     graph["sweep"]["inputs"]["mode"] = "exact"
     with pytest.raises(dev.PromptFailure, match="The axes make 100000000 cells, more than the 400"):
+        host.run(graph)
+
+
+def test_an_axis_of_files_beside_a_connected_lora_is_refused(host: Host, lora: str) -> None:
+    graph = sweep("(lora input)", [("LoRA file", lora)])
+    graph |= {name: each for name, each in training(output_name="beside", steps=1).items() if name != "ckpt"}
+    graph["sweep"]["inputs"]["lora"] = ["train", 0]
+    with pytest.raises(dev.PromptFailure, match="An axis varies LoRA, but lora is connected and goes before it"):
+        host.run(graph)
+
+
+def test_a_checkpoint_without_text_encoders_is_refused_in_a_sentence(host: Host) -> None:
+    folder = host.base / "models" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = load_file(dev.TINY_SDXL)
+    bare = {name: tensor for name, tensor in state.items() if not name.startswith("conditioner.")}
+    save_file(bare, folder / "no_words.safetensors")
+    graph = sweep("(lora input)", [("CFG scale", "1, 2")])
+    graph["ckpt"]["inputs"]["ckpt_name"] = "no_words.safetensors"
+    with pytest.raises(dev.PromptFailure, match="There is no CLIP: the checkpoint has no text encoders"):
         host.run(graph)
 
 
