@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -13,23 +15,33 @@ from .sdxl import scaled_linear_alpha_bar
 from .settings import TrainSettings
 
 _FORMAT = "mjesec run 1"
+# each holds one tensor, which comes from a GPU or a file perhaps; more than a few wait for the memory
+_MOST_THREADS = 8
 # what a run's result does not depend on
 _LEFT_OUT = ("output_name", "saving", "memory_profile", "compile_blocks", "cuda_graphs")
 
 
 def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of a state dict, in the order of the names.
+    """SHA-256 over those of the tensors of a state dict, in the order of the names; several are hashed at once.
 
-    ``on_bytes`` is told the size of each tensor as it is hashed.
+    ``on_bytes`` is told the size of each tensor once it is hashed.
     """
     digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-        if on_bytes is not None:
-            on_bytes(tensor.nbytes)
+    names = sorted(state)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        for name, own in zip(names, pool.map(_tensor_digest, names, map(state.__getitem__, names)), strict=True):
+            digest.update(own)
+            if on_bytes is not None:
+                on_bytes(state[name].nbytes)
     return digest.hexdigest()
+
+
+def _tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
+    """Of name, dtype, shape and bytes."""
+    tensor = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def schedule_mark(alpha_bar: torch.Tensor, prediction: str) -> str:

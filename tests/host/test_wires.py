@@ -40,9 +40,9 @@ def test_the_folder_of_a_dataset_is_read_anew(host: Host) -> None:
         )
     }
     wired(graph, "data", "folder")
-    assert "Images: 2" in shown(host, graph, ["data", 1])
+    assert "Images: 2" in shown(host, graph, ["data", 2])
     render_moons(host.input / "by wire", 3, 64, seed=2)
-    assert "Images: 3" in shown(host, graph, ["data", 1])
+    assert "Images: 3" in shown(host, graph, ["data", 2])
 
 
 def test_a_configuration_and_its_text(host: Host) -> None:
@@ -75,7 +75,7 @@ def test_the_parameter_and_the_values_of_an_axis(host: Host) -> None:
     graph = sweep("(lora input)", [("CFG scale", "1, 2")], steps=1, width=64, height=64)
     wired(graph, "axis0", "parameter")
     wired(graph, "axis0", "values")
-    assert shown(host, graph, ["sweep", 1]).startswith("2 cells, ")
+    assert shown(host, graph, ["sweep", 1]).startswith("2 cells: ")
 
 
 def test_a_parameter_that_is_none_is_refused_when_it_comes(host: Host) -> None:
