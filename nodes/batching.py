@@ -291,21 +291,22 @@ def _compute(sweeping: Sweeping, chunk: Sequence[Job], group: Group) -> None:
     sweeping.at_once = len(chunk)
     latents = sample_batch(studio, shots, model)
     sampled = (studio.busy - before) / len(chunk)
-    if group.kind not in sweeping.checks:
-        _check(sweeping, chunk[0], group, latents[:1])
     for number, job in enumerate(chunk):
-        before = studio.busy
-        image = studio.develop(latents[number : number + 1], job.shot)
-        check = sweeping.checks.get(group.kind)
-        sweeping.keep(job, image, "fast", sampled + studio.busy - before, check)
+        before, one = studio.busy, latents[number : number + 1]
+        image = studio.develop(one, job.shot)
+        seconds = sampled + studio.busy - before
+        # before the first of its kind is kept
+        if number == 0 and group.kind not in sweeping.checks:
+            _check(sweeping, job, group, one, image)
+        sweeping.keep(job, image, "fast", seconds, sweeping.checks.get(group.kind))
 
 
-def _check(sweeping: Sweeping, job: Job, group: Group, fast: torch.Tensor) -> None:
-    """Compute one cell exactly as well, and tell how far apart the two are."""
+def _check(sweeping: Sweeping, job: Job, group: Group, latents: torch.Tensor, image: torch.Tensor) -> None:
+    """Compute a cell of which there are latents and image exactly as well, and tell how far apart the two are."""
     sweeping.at_once = 0
     before = sweeping.studio.busy
     try:
-        check = _compared(sweeping.studio, job, fast)
+        check = _compared(sweeping.studio, job, latents, image)
     except Exception as error:
         sweeping.note(f"How far fast is from exact could not be measured: {error}.")
         return
@@ -319,10 +320,10 @@ def _check(sweeping: Sweeping, job: Job, group: Group, fast: torch.Tensor) -> No
     )
 
 
-def _compared(studio: Studio, job: Job, fast: torch.Tensor) -> dict[str, object]:
+def _compared(studio: Studio, job: Job, fast: torch.Tensor, image: torch.Tensor) -> dict[str, object]:
     exact = studio.expose(job.shot)
     error = float((fast.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-12))
-    first, second = (studio.develop(latents, job.shot)[0].mul(255).byte().int() for latents in (fast, exact))
+    first, second = (each[0].mul(255).byte().int() for each in (image, studio.develop(exact, job.shot)))
     return {
         "cell": str(job.cell),
         "sampler": job.shot.sampler,
