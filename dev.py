@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hashlib
+import http.client
 import json
 import os
 import platform
@@ -135,6 +137,9 @@ def locked(path: Path) -> Iterator[None]:
             _unlock(file.fileno())
 
 
+_HELD_BY_ANOTHER = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         if WINDOWS:
@@ -146,8 +151,13 @@ def _try_lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            return False
+        raise Failure(
+            f"The folder of the cache knows no locks ({error.strerror}), as on some network drives; set MJESEC_CACHE "
+            "to a folder on a disk of this machine."
+        ) from error
     return True
 
 
@@ -637,6 +647,10 @@ def host_command(setup: Setup, base: Path, port: int, arguments: Sequence[str], 
     ]  # fmt: skip
 
 
+# of a host that is busy, that has just been killed, or whose machine has no memory left
+NO_ANSWER = (OSError, http.client.HTTPException)
+
+
 class HostProcess:
     """A ComfyUI on loopback with the plugin, and what is needed to queue prompts there: a context manager.
 
@@ -729,6 +743,9 @@ class HostProcess:
                 answer = json.loads(error.read())
             except ValueError:
                 answer = {"error": {"message": f"HTTP {error.code}, see {self.log}"}}
+        except NO_ANSWER as error:
+            self.check_alive()
+            raise Failure(f"ComfyUI does not answer on {self.url} ({error}); see its log {self.log}.") from error
         refused = answer.get("node_errors") or {}
         if "prompt_id" in answer and not refused:
             return str(answer["prompt_id"])
@@ -749,15 +766,23 @@ class HostProcess:
         ends = None if timeout is None else time.monotonic() + timeout
         while True:
             self.check_alive()
-            with contextlib.suppress(TimeoutError):
-                history = json.loads(self.request(f"/history/{prompt_id}"))
-                if prompt_id in history:
-                    return dict(history[prompt_id])
+            history = self._history(prompt_id)
+            if prompt_id in history:
+                return dict(history[prompt_id])
             if each_poll is not None:
                 each_poll()
             if ends is not None and time.monotonic() > ends:
                 raise Failure(f"The prompt did not end in {timeout:.0f} s; the log {self.log} ends:\n{tail(self.log)}")
             time.sleep(0.2)
+
+    def _history(self, prompt_id: str) -> dict[str, Any]:
+        """What the host tells of a prompt; nothing while it is too busy to answer, or gone: `check_alive` tells."""
+        try:
+            return dict(json.loads(self.request(f"/history/{prompt_id}")))
+        except urllib.error.HTTPError as error:
+            raise Failure(f"ComfyUI answers with HTTP {error.code}; see its log {self.log}.") from error
+        except NO_ANSWER:
+            return {}
 
 
 # waits for a byte from its parent; gets an end of file instead if the parent dies without a word
@@ -879,12 +904,11 @@ def need(path: Path) -> Path:
 
 def show_files(host: HostProcess, entry: Mapping[str, Any]) -> None:
     output = host.base / "output"
-    adapters = sorted((output / "loras").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-    reported = output_files(entry, output)
-    for path in adapters[-1:]:
+    loras = [output / "loras" / name for shown in entry["outputs"].values() for name in shown.get("mjesec_lora", ())]
+    for path in loras:
         say(f"LoRA:   {path}")
-    for path in reported:
-        if path not in adapters:
+    for path in output_files(entry, output):
+        if path not in loras:
             say(f"figure: {path}")
 
 

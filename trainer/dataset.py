@@ -227,9 +227,7 @@ def _decoded(content_hash: str, path: str) -> _Examined:
     return _Examined(content_hash, width, height, count_frames(path))
 
 
-def _caption(
-    file: _Found, root: Path, caption_extension: str, problems: list[Problem]
-) -> tuple[str, tuple[str, ...]]:
+def _caption(file: _Found, root: Path, caption_extension: str, problems: list[Problem]) -> tuple[str, tuple[str, ...]]:
     """The caption and the further lines of its file."""
     path = file.path.with_suffix(caption_extension)
     instead = f"'{printable(file.fallback_caption)}' is used" if file.fallback_caption else "no caption"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -334,6 +336,19 @@ def test_the_lock_is_held_against_others_and_falls_with_its_holder(tmp_path: Pat
 # --- the host's source
 
 
+@pytest.mark.skipif(dev.WINDOWS, reason="Windows locks by another call.")
+def test_a_disk_that_knows_no_locks_is_named_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    told = "knows no locks .No locks available., .* set MJESEC_CACHE"
+    with pytest.raises(dev.Failure, match=told), dev.locked(tmp_path / "lock"):
+        pass
+
+
 def test_the_comfyui_around_the_plugin_is_used(tmp_path: Path) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     assert dev.local_comfyui(comfyui / "custom_nodes" / "any name", {}) == comfyui
@@ -465,6 +480,38 @@ def test_a_host_that_ends_at_once_shows_the_end_of_its_log(tmp_path: Path) -> No
 # says that it is there, pays no heed to being asked to end, and would say so later
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(40); print(2)"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}])"
+
+
+class GoneHost(dev.HostProcess):
+    """A host that was there, and is killed while somebody waits for it."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.looks, self.url = log, 0, "http://127.0.0.1:1"
+
+    def check_alive(self) -> None:
+        self.looks += 1
+        if self.looks > 1:
+            raise dev.Failure(f"ComfyUI ended; its log {self.log} ends: Killed")
+
+    def request(self, path: str, payload: object = None, **how: object) -> bytes:
+        raise http.client.RemoteDisconnected("Remote end closed connection without response")
+
+
+def test_a_host_that_is_killed_while_it_works_is_told_with_its_log(tmp_path: Path) -> None:
+    with pytest.raises(dev.Failure, match="ComfyUI ended; its log .* ends: Killed"):
+        GoneHost(tmp_path / "log").wait("a prompt")
+    with pytest.raises(dev.Failure, match="ComfyUI does not answer on http://127.0.0.1:1 .*; see its log"):
+        GoneHost(tmp_path / "log").queue({})
+
+
+def test_the_demo_names_the_lora_of_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = GoneHost(tmp_path / "log")
+    host.base = tmp_path
+    (tmp_path / "output" / "loras").mkdir(parents=True)
+    for name in ("quickstart.safetensors", "trained_later.safetensors"):
+        (tmp_path / "output" / "loras" / name).touch()
+    dev.show_files(host, {"outputs": {"4": {"mjesec_lora": ["quickstart.safetensors"]}}})
+    assert [line.split("/")[-1] for line in capsys.readouterr().out.splitlines()] == ["quickstart.safetensors"]
 
 
 def test_stopping_a_process_ends_its_children() -> None:
