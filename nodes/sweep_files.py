@@ -47,12 +47,19 @@ class SweepFiles:
         return path if path is not None and path.is_file() else None
 
     def tile(self, key: str, size: int) -> bytes | None:
-        """The cell as a WebP of at most ``size`` pixels a side; never enlarged."""
+        """The cell as a WebP of at most ``size`` pixels a side; never enlarged.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         path = self.cell(key)
         if path is None:
             return None
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
+        try:
+            with Image.open(path) as image:
+                picture = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError):
+            raise ValueError("The cell's file is damaged; queue the sweep again.") from None
         picture.thumbnail((min(size, _LARGEST_TILE),) * 2, Image.Resampling.LANCZOS)
         data = io.BytesIO()
         picture.save(data, "webp", quality=85, method=0)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from .answers import Refusal, as_json, guarded, in_thread
+from .answers import Refusal, as_json, guarded, in_thread, whole_number
 from .sweep_files import SweepFiles
 
 # a cell is named by the hash of all that it depends on: under its name it never changes
@@ -37,15 +37,13 @@ def add_sweep_routes(routes: web.RouteTableDef, files: Callable[[], SweepFiles])
     @routes.get("/mjesec/cells/{key}")
     @guarded
     async def show_cell(request: web.Request) -> web.StreamResponse:
-        key, size = request.match_info["key"], request.query.get("size", "")
-        if size and (not size.isdecimal() or not 1 <= int(size[:9]) <= 4096):
-            raise Refusal(400, f"size is '{size}'; give the pixels of a side, such as 256.")
-        if not size:
+        key = request.match_info["key"]
+        if "size" not in request.query:
             path = await in_thread(files().cell, key)
             if path is None:
                 raise Refusal(404, f"There is no cell '{key}'.")
             return web.FileResponse(path, headers=_FOR_EVER)
-        data = await in_thread(files().tile, key, int(size))
+        data = await in_thread(files().tile, key, whole_number(request.query, "size", 256, largest=4096))
         if data is None:
             raise Refusal(404, f"There is no cell '{key}'.")
         return web.Response(body=data, content_type="image/webp", headers=_FOR_EVER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -67,6 +68,19 @@ def test_a_page_from_elsewhere_is_refused(host: Host, shown: dict[str, Any]) -> 
         assert refused(host, f"/mjesec/sweeps/{shown['name']}", headers) == 403
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "a", "1e9", "99999"])
+def test_a_broken_cell_is_refused_in_a_sentence(host: Host, shown: dict[str, Any]) -> None:
+    key = "f" * 64
+    path = host.output / "mjesec" / "cells" / key[:2] / f"{key}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = host.request(f"/mjesec/cells/{shown['cells'][0]['key']}")
+    for data in (b"no image", whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(urllib.error.HTTPError) as failure:
+            urllib.request.urlopen(f"{host.url}/mjesec/cells/{key}?size=32", timeout=10)
+        assert failure.value.code == 400
+        assert json.loads(failure.value.read())["error"] == "The cell's file is damaged; queue the sweep again."
+
+
+@pytest.mark.parametrize("size", ["", "0", "-1", "a", "1e9", "99999", "²", "1" + "0" * 9])
 def test_a_senseless_size_is_refused(host: Host, shown: dict[str, Any], size: str) -> None:
-    assert refused(host, f"/mjesec/cells/{shown['cells'][0]['key']}?size={size}") == 400
+    assert refused(host, f"/mjesec/cells/{shown['cells'][0]['key']}?size={urllib.parse.quote(size)}") == 400
