@@ -4,7 +4,8 @@ GET  /mjesec/datasets?folder=input/moon&…   the view of a folder, scanned as L
                                             `default_caption`, `caption_extension` and `caption_table`;
                                             {"reading": [done, of]} until it is: ask again
 GET  /mjesec/datasets/{id}                  the view of a dataset that was opened so, or that a node made
-GET  /mjesec/datasets/{id}/buckets?resolution=1024
+GET  /mjesec/datasets/{id}/buckets?resolution=1024&…     what a training makes of it, by Image Options' `buckets`,
+                                            `bucket_upscale`, `bucket_step`, `bucket_min`, `bucket_max`
 GET  /mjesec/datasets/{id}/image?name=NAME&size=256     a WebP of at most so many pixels a side
 GET  /mjesec/datasets/{id}/caption?name=NAME            its text, version, earlier texts
 POST /mjesec/datasets/{id}/caption          {"name", "text", "version"}: writes it, if it still is that version (409)
@@ -27,7 +28,7 @@ from ..trainer.caption_tables import read_caption_table
 from ..trainer.dataset import scan_folder
 from ..trainer.errors import DatasetError
 from ..trainer.open_datasets import OnProgress, OpenDataset, OpenDatasets
-from .answers import Refusal, as_json, guarded, in_thread
+from .answers import Refusal, as_json, guarded, in_thread, whole_number
 from .folders import listing_fingerprint, resolve_dataset
 
 # the address holds the hash of the image's file
@@ -51,14 +52,14 @@ def add_dataset_routes(routes: web.RouteTableDef, datasets: OpenDatasets) -> Non
     @routes.get("/mjesec/datasets/{id}/buckets")
     @guarded
     async def show_buckets(request: web.Request) -> web.StreamResponse:
-        side = _number(request.query, "resolution", 1024)
-        settings = BucketSettings(resolution=(side, side))
-        return as_json(await in_thread(_opened(datasets, request).buckets, settings))
+        settings = _bucket_settings(request.query)
+        found = await in_thread(_opened(datasets, request).buckets, settings)
+        return as_json({"told": _told(settings), **found})
 
     @routes.get("/mjesec/datasets/{id}/image")
     @guarded
     async def show_image(request: web.Request) -> web.StreamResponse:
-        name, size = request.query.get("name", ""), _number(request.query, "size", 256)
+        name, size = request.query.get("name", ""), whole_number(request.query, "size", 256)
         data = await in_thread(_opened(datasets, request).picture, name, size)
         return web.Response(body=data, content_type="image/webp", headers=_FOR_EVER)
 
@@ -89,7 +90,7 @@ def _scan(datasets: OpenDatasets, query: Mapping[str, str]) -> OpenDataset | tup
     folder = resolve_dataset(name)
     extension, table = query.get("caption_extension", ".txt"), query.get("caption_table", "").strip()
     options: dict[str, Any] = {
-        "repeats": _number(query, "repeats", 1),
+        "repeats": whole_number(query, "repeats", 1),
         "default_caption": query.get("default_caption", ""),
         "caption_extension": extension,
         "caption_table": table,
@@ -106,15 +107,37 @@ def _scan(datasets: OpenDatasets, query: Mapping[str, str]) -> OpenDataset | tup
     return datasets.scan((name, listing_fingerprint(name), *options.values()), scan)
 
 
+def _bucket_settings(query: Mapping[str, str]) -> BucketSettings:
+    """What a training would refuse is refused by its own rules."""
+    side = whole_number(query, "resolution", 1024)
+    return BucketSettings(
+        resolution=(side, side),
+        min_size=whole_number(query, "bucket_min", 256),
+        max_size=whole_number(query, "bucket_max", 2048),
+        step=whole_number(query, "bucket_step", 64),
+        no_upscale=not _is_on(query, "bucket_upscale", usual="off"),
+        enabled=_is_on(query, "buckets", usual="on"),
+    )
+
+
+def _is_on(query: Mapping[str, str], name: str, usual: str) -> bool:
+    value = query.get(name, usual)
+    if value not in ("on", "off"):
+        raise Refusal(400, f"{name} is '{value[:40]}'; give on or off.")
+    return value == "on"
+
+
+def _told(settings: BucketSettings) -> str:
+    if not settings.enabled:
+        return "No buckets: every image is made to cover the square, and what sticks out is cropped."
+    sides = f"Sides are multiples of {settings.step}"
+    if settings.no_upscale:
+        return f"{sides}; images are not enlarged."
+    return f"{sides} from {settings.min_size} to {settings.max_size}; images are enlarged where the bucket is larger."
+
+
 def _opened(datasets: OpenDatasets, request: web.Request) -> OpenDataset:
     opened = datasets.find(request.match_info["id"])
     if opened is None:
         raise Refusal(404, "This dataset is not open any more: open the preview anew, or queue the node again.")
     return opened
-
-
-def _number(query: Mapping[str, str], name: str, usual: int) -> int:
-    text = query.get(name, str(usual))
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 10_000 or len(text) > 9:
-        raise Refusal(400, f"{name} is '{text}'; give a whole number from 1 to 10000, such as {usual}.")
-    return int(text)

@@ -42,6 +42,8 @@ class OpenDataset:
         self._names = {dataset.name_of(sample): at for at, sample in enumerate(dataset.samples)}
         self._dataset, self._captions, self._table = dataset, captions, table
         self._reason = reason if captions is None else ""
+        # two people, or two tabs of one, may save at once
+        self._editing = threading.Lock()
         described = f"{dataset.folder} {dataset.content_hash} {captions and captions.extension}"
         self.id = hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -88,19 +90,25 @@ class OpenDataset:
         reason = self._why_not(name)
         if reason or self._captions is None:
             raise DatasetError(reason)
-        written = self._captions.write(name, text, version)
         same = [other for other in self._names if other.rpartition(".")[0] == name.rpartition(".")[0]]
+        with self._editing:
+            written = self._captions.write(name, text, version)
+            self._dataset = self._with_caption(same, written)
+            images = self.view()["images"]
+        changed = [image for image in images if image["name"] in same]
+        return {**_as_json(written), "used": first_line(written.text), "reason": "", "changed": changed}
+
+    def _with_caption(self, names: list[str], written: CaptionFile) -> Dataset:
+        """The dataset after a caption of these images was written."""
         used = first_line(written.text)
         samples = list(self._dataset.samples)
-        for other in same:
-            samples[self._names[other]] = replace(samples[self._names[other]], caption=used)
-        gone = {(file, kind) for file in (*same, written.file) for kind in CAPTION_KINDS}
+        for name in names:
+            samples[self._names[name]] = replace(samples[self._names[name]], caption=used)
+        gone = {(file, kind) for file in (*names, written.file) for kind in CAPTION_KINDS}
         problems = [problem for problem in self._dataset.problems if (problem.path, problem.kind) not in gone]
         if not used:
             problems.append(Problem(written.file, "caption_empty", "its first line is empty"))
-        self._dataset = replace(self._dataset, samples=tuple(samples), problems=tuple(problems))
-        changed = [image for image in self.view()["images"] if image["name"] in same]
-        return {**_as_json(written), "used": used, "reason": "", "changed": changed}
+        return replace(self._dataset, samples=tuple(samples), problems=tuple(problems))
 
     def _at(self, name: str) -> int:
         if name not in self._names:

@@ -67,9 +67,29 @@ def test_a_folder_is_looked_through_before_anything_was_queued(host: Host, folde
 
     found = host.get(f"/mjesec/datasets/{view['id']}/buckets", resolution="256")
     assert found["buckets"] == [{"size": [128, 128], "images": 3, "with_repeats": 16, "lost": 20.0, "enlarged": 0}]
+    assert found["told"] == "Sides are multiples of 64; images are not enlarged."
     tile = host.request(f"/mjesec/datasets/{view['id']}/image?{query(name='a.png', size='64')}")
     with Image.open(io.BytesIO(tile)) as picture:
         assert (picture.format, picture.size) == ("WEBP", (64, 51))
+
+
+def test_buckets_are_those_that_the_options_make(host: Host, folder: Path) -> None:
+    path = f"/mjesec/datasets/{look(host, folder='input/looked')['id']}/buckets"
+
+    def sizes(**options: str) -> list[list[int]]:
+        return [bucket["size"] for bucket in host.get(path, resolution="256", **options)["buckets"]]
+
+    assert sizes(bucket_step="32") == [[160, 128]]
+    assert sizes(bucket_upscale="on", bucket_min="128", bucket_max="512") == [[256, 256]]
+    assert sizes(buckets="off") == [[256, 256]]
+    for options, told in (
+        ({"bucket_step": "48"}, "must be a multiple of 32"),
+        ({"bucket_upscale": "on", "bucket_max": "128"}, "must reach"),
+        ({"buckets": "perhaps"}, "give on or off"),
+        ({"resolution": "0"}, "give a whole number"),
+    ):
+        status, answer = ask(host, f"{path}?{query(**options)}")
+        assert status == 400 and told in answer["error"]
 
 
 def test_a_caption_is_saved_the_former_text_kept_and_the_node_runs_again(host: Host, folder: Path) -> None:
@@ -174,6 +194,11 @@ def test_what_is_not_open_is_not_there(host: Host, path: str) -> None:
 def test_senseless_options_are_refused_in_a_sentence(host: Host, folder: Path, changed: dict[str, str]) -> None:
     status, told = ask(host, f"/mjesec/datasets?{query(folder='input/looked', **changed)}")
     assert status == 400 and told["error"]
+
+
+def test_what_the_disk_refuses_is_told_in_a_sentence_without_a_path(host: Host) -> None:
+    status, told = ask(host, f"/mjesec/datasets?{query(folder='input/' + 'x' * 300)}")
+    assert status == 500 and "File name too long" in told["error"] and str(host.base) not in told["error"]
 
 
 def test_a_page_from_elsewhere_is_refused(host: Host, folder: Path) -> None:

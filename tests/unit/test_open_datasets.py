@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pack.trainer import open_datasets
 from pack.trainer.buckets import BucketSettings
 from pack.trainer.caption_editor import CaptionConflict, CaptionEditor
 from pack.trainer.caption_tables import read_caption_table
@@ -85,6 +90,19 @@ def test_an_edit_shows_in_all_images_of_that_caption_and_mends_their_problems(fo
     with pytest.raises(CaptionConflict):
         shown.edit("a.png", "mine", "0" * 64)
     assert scan_folder(folder).samples[0].caption == shown.view()["images"][0]["caption"]
+
+
+def test_captions_that_are_saved_at_once_are_all_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, names = opened(folder), ["a.png", "10_moon/b.png", f"{HOSTILE}.png"]
+
+    def slow(*given: Any, **changes: Any) -> Any:
+        time.sleep(0.05)
+        return dataclasses.replace(*given, **changes)
+
+    monkeypatch.setattr(open_datasets, "replace", slow)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda name: shown.edit(name, "new", shown.caption(name)["version"]), names))
+    assert {image["caption"] for image in shown.view()["images"]} == {"new"}
 
 
 def test_captions_of_a_table_and_of_nodes_are_only_read(folder: Path) -> None:

@@ -1,5 +1,6 @@
 // @vitest-environment node
 import { describe, expect, test } from 'vitest'
+import { bucketsFor } from '../../web/dataset/settings.mjs'
 import { filtered, totalsTold } from '../../web/dataset/view.mjs'
 
 const images = [
@@ -32,4 +33,40 @@ describe('the filter', () => {
 test('totals leave out what there is none of', () => {
   const totals = { images: 3, with_repeats: 12, captioned: 2, masks: 0, regularisation: 1, problems: 1 }
   expect(totalsTold(totals).map(([name]) => name)).toEqual(['images', 'in an epoch', 'with a caption', 'for regularisation', 'problems'])
+})
+
+/** A node with widgets, settings on its wire, and nodes that use it. */
+function node(widgets = {}, settings = null, more = {}) {
+  return {
+    widgets: Object.entries(widgets).map(([name, value]) => ({ name, value })),
+    inputs: [{ name: 'settings', link: settings && 1 }],
+    getInputNode: () => settings,
+    ...more,
+  }
+}
+
+describe('the buckets that are shown', () => {
+  const plain = { resolution: 1024, choices: {}, note: '' }
+
+  test('are the usual ones where no wire says anything', () => {
+    expect(bucketsFor(node())).toEqual(plain)
+    expect(bucketsFor(node({}, null, { getOutputNodes: () => [null, node()] }))).toEqual(plain)
+  })
+
+  test('are those of the options, and of the settings before them', () => {
+    const settings = node({ resolution: 512 })
+    const before = node({ buckets: 'as given', bucket_upscale: 'on', bucket_step: 32, bucket_min: 0 }, settings)
+    const after = node({ buckets: 'as given', bucket_upscale: 'off', bucket_step: 0, bucket_min: 128 }, before)
+    const wanted = { resolution: 512, choices: { bucket_upscale: 'off', bucket_step: 32, bucket_min: 128 }, note: '' }
+    expect(bucketsFor(node({}, after))).toEqual(wanted)
+    // of the node that uses it
+    expect(bucketsFor(node({}, null, { getOutputNodes: () => [node(), node({}, after)] }))).toEqual(wanted)
+  })
+
+  test('of a kohya configuration are not known before it runs, which is told', () => {
+    const kohya = node({ resolution: 0 }, null, { comfyClass: 'MjesecLoadKohyaConfig' })
+    expect(bucketsFor(node({}, kohya))).toEqual({ ...plain, note: expect.stringContaining('kohya configuration') })
+    kohya.widgets[0].value = 768
+    expect(bucketsFor(node({}, kohya)).resolution).toBe(768)
+  })
 })

@@ -1,22 +1,22 @@
 /** The preview's button on the dataset nodes: of a folder at any time, of what other nodes make once they have run. */
 import { api } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { follow, valueUpstream, widgetValue } from '../lib/nodes.mjs'
+import { follow, widgetValue } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
 import { openPreview } from './preview.mjs'
+import { bucketsFor } from './settings.mjs'
 
 const FOLDER = 'MjesecLoadImageDataset'
 const MADE = ['MjesecMoonDataset', 'MjesecDatasetFromImages', 'MjesecCombineDatasets']
 const OPTIONS = ['folder', 'repeats', 'default_caption', 'caption_extension', 'caption_table']
 const PROPERTY = 'mjesec_dataset'
-const USUAL_RESOLUTION = 1024
 const routes = new Routes(api)
 
 /** @param {any} node */
 export function addDatasetPreview(node) {
   const reads = node.comfyClass === FOLDER
   if (!reads && !MADE.includes(node.comfyClass)) return
-  addButton(node, 'Preview dataset', () => openPreview(routes, reads ? ofFolder(node) : ofNode(node), resolutionFor(node)))
+  addButton(node, 'Preview dataset', () => openPreview(routes, reads ? ofFolder(node) : ofNode(node), bucketsFor(node)))
   if (reads) return
   follow(node, 'onExecuted', (/** @type {any} */ output) => {
     if (output?.mjesec_dataset) node.properties[PROPERTY] = output.mjesec_dataset[0]
@@ -32,15 +32,4 @@ function ofFolder(node) {
 /** @param {any} node */
 function ofNode(node) {
   return { title: String(node.title), id: node.properties[PROPERTY] }
-}
-
-/**
- * The resolution of the training settings that this dataset is used with, as far as wires tell.
- *
- * @param {any} node
- */
-function resolutionFor(node) {
-  const users = (node.getOutputNodes?.(0) ?? []).filter(Boolean)
-  const found = [node, ...users].map((each) => valueUpstream(each, 'settings', 'resolution'))
-  return Number(found.find((value) => value !== undefined) ?? USUAL_RESOLUTION)
 }

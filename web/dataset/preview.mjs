@@ -17,16 +17,16 @@ const ASK_AGAIN_MS = 300
 /**
  * @param {import('../lib/routes.mjs').Routes} routes
  * @param {import('./view.mjs').Source} source
- * @param {number} resolution
+ * @param {import('./settings.mjs').BucketChoice} choice
  */
-export async function openPreview(routes, source, resolution) {
+export async function openPreview(routes, source, choice) {
   const body = el('div', { class: 'mj-viewer' }, el('p', { class: 'mj-hint mj-bar', role: 'status' }, 'reading the images …'))
   const dialog = openDialog('Dataset', [el('span', { class: 'mj-hint mj-grows' }, source.title)], body)
   try {
     const view = await viewOf(routes, source, dialog, (text) => fill(body, el('p', { class: 'mj-hint mj-bar', role: 'status' }, text)))
-    if (!view) return
+    if (!view || !dialog.open) return
     // an edited folder is opened by another id: what was typed and not saved belongs to the folder
-    const preview = new Preview(routes, view, String(source.query?.folder ?? view.id), resolution)
+    const preview = new Preview(routes, view, String(source.query?.folder ?? view.id), choice)
     dialog.addEventListener('close', () => preview.destroy())
     fill(body, preview.element)
     preview.start()
@@ -60,9 +60,9 @@ class Preview {
    * @param {import('../lib/routes.mjs').Routes} routes
    * @param {View} view
    * @param {string} place names what is looked at
-   * @param {number} resolution
+   * @param {import('./settings.mjs').BucketChoice} choice
    */
-  constructor(routes, view, place, resolution) {
+  constructor(routes, view, place, choice) {
     this.routes = routes
     this.view = view
     this.place = place
@@ -73,8 +73,8 @@ class Preview {
     this.count = el('span', { class: 'mj-hint', role: 'status' })
     this.sheet = new Sheet(this.#urlOf, (at) => this.#edit(at), (image) => draftOf(place, image.name) !== undefined)
     const bar = el('div', { class: 'mj-bar' }, this.search, el('label', { class: 'mj-line' }, this.onlyProblems, ' only with problems'), this.count)
-    const getBuckets = (/** @type {number} */ side) => routes.get(['datasets', view.id, 'buckets'], { resolution: side })
-    this.all = el('div', { class: 'mj-split' }, el('div', { class: 'mj-main' }, bar, this.sheet.element), sideView(view, resolution, getBuckets))
+    const getBuckets = (/** @type {number} */ side) => routes.get(['datasets', view.id, 'buckets'], { ...choice.choices, resolution: side })
+    this.all = el('div', { class: 'mj-split' }, el('div', { class: 'mj-main' }, bar, this.sheet.element), sideView(view, choice, getBuckets))
     this.element = el('div', { class: 'mj-viewer' }, this.all)
   }
 

@@ -7,10 +7,10 @@ const MOST_NAMED = 200
 
 /**
  * @param {import('./view.mjs').View} view
- * @param {number} resolution
+ * @param {import('./settings.mjs').BucketChoice} choice
  * @param {(resolution: number) => Promise<import('./view.mjs').Buckets>} getBuckets
  */
-export function sideView(view, resolution, getBuckets) {
+export function sideView(view, { resolution, note }, getBuckets) {
   const table = el('div', {}, el('p', { class: 'mj-hint' }, 'loading …'))
   const side = el('input', { class: 'mj-input mj-short', type: 'number', min: '64', max: '4096', step: '64', value: String(resolution), ariaLabel: 'Resolution' })
   let asked = 0
@@ -26,13 +26,13 @@ export function sideView(view, resolution, getBuckets) {
     { class: 'mj-side mj-wide' },
     definitions(totalsTold(view.totals)),
     view.read_only && el('p', { class: 'mj-hint' }, `Captions are only shown. ${view.read_only}`),
-    el('section', {}, el('label', { class: 'mj-line' }, el('strong', {}, 'Buckets'), ' at ', side, ' pixels'), table),
+    el('section', {}, el('label', { class: 'mj-line' }, el('strong', {}, 'Buckets'), ' at ', side, ' pixels'), table, note && el('p', { class: 'mj-hint' }, note)),
     view.others.length > 0 && othersView(view.others)
   )
 }
 
 /** @param {import('./view.mjs').Buckets} found */
-function bucketTable({ buckets, all }) {
+function bucketTable({ told, buckets, all }) {
   const row = (/** @type {string} */ name, /** @type {import('./view.mjs').Counts} */ counts) =>
     el('tr', {}, el('th', { scope: 'row' }, name), ...[counts.images, counts.with_repeats, `${counts.lost} %`].map((value) => el('td', {}, value)))
   const heads = ['width × height', 'images', 'in an epoch', 'cropped'].map((text) => el('th', { scope: 'col' }, text))
@@ -40,6 +40,7 @@ function bucketTable({ buckets, all }) {
   return el(
     'div',
     {},
+    el('p', { class: 'mj-hint' }, told),
     el(
       'table',
       { class: 'mj-table' },

@@ -8,7 +8,7 @@
  * @typedef {{ id: string, read_only: string, totals: Totals, images: Picture[],
  *             others: { name: string, told: string }[] }} View
  * @typedef {{ images: number, with_repeats: number, lost: number, enlarged: number }} Counts
- * @typedef {{ buckets: (Counts & { size: [number, number] })[], all: Counts }} Buckets
+ * @typedef {{ told: string, buckets: (Counts & { size: [number, number] })[], all: Counts }} Buckets `told`: of what kind they are
  * @typedef {{ title: string, id?: string, query?: Record<string, string | number> }} Source
  */
 

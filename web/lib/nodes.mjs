@@ -1,5 +1,8 @@
 /** What a node of the graph is told by its widgets and wires, and when something happens to it. */
 
+/** LiteGraph's mode of a node that is bypassed */
+const BYPASSED = 4
+
 /**
  * @param {any} node
  * @param {string} name
@@ -7,6 +10,16 @@
  */
 export function widgetValue(node, name) {
   return node.widgets?.find((/** @type {any} */ widget) => widget.name === name)?.value
+}
+
+/**
+ * Whether an input has a wire; in a subgraph there may be no node at its other end.
+ *
+ * @param {any} node
+ * @param {string} name
+ */
+export function isWired(node, name) {
+  return node.inputs?.find((/** @type {any} */ input) => input.name === name)?.link != null
 }
 
 /**
@@ -22,21 +35,30 @@ export function sourceOf(node, name) {
 }
 
 /**
- * The first value of a widget up a chain of nodes that hand the same thing on.
+ * The nodes up a chain that hand the same thing on, the nearest first; those that are bypassed hand on what they got.
  *
  * @param {any} node
  * @param {string} wire the name of the input by which they are chained
+ * @returns {any[]}
+ */
+export function upstream(node, wire) {
+  const seen = new Set()
+  for (let at = sourceOf(node, wire); at && !seen.has(at); at = sourceOf(at, wire)) seen.add(at)
+  return [...seen].filter(({ mode }) => mode !== BYPASSED)
+}
+
+/**
+ * The first value of a widget up such a chain.
+ *
+ * @param {any} node
+ * @param {string} wire
  * @param {string} widget
+ * @param {unknown[]} [unsaid] values that leave it to the nodes before
  * @returns {any}
  */
-export function valueUpstream(node, wire, widget) {
-  const seen = new Set()
-  for (let at = sourceOf(node, wire); at && !seen.has(at); at = sourceOf(at, wire)) {
-    seen.add(at)
-    const value = widgetValue(at, widget)
-    if (value !== undefined) return value
-  }
-  return undefined
+export function valueUpstream(node, wire, widget, unsaid = []) {
+  const values = upstream(node, wire).map((each) => widgetValue(each, widget))
+  return values.find((value) => value !== undefined && !unsaid.includes(value))
 }
 
 /**
