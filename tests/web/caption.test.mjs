@@ -91,6 +91,54 @@ describe('the caption editor', () => {
     await vi.waitFor(() => expect(disk.texts['a.png']).toBe('mine'))
   })
 
+  test('keeps what is typed on while it saves, whatever image is looked at by then', async () => {
+    await open({ 'a.png': 'old', [`${HOSTILE}.png`]: 'other' })
+    const write = disk.write.getMockImplementation()
+    /** @type {(value?: unknown) => void} */
+    let finish = () => {}
+    const slow = new Promise((resolve) => { finish = resolve })
+    disk.write.mockImplementationOnce(async (name, text, version) => {
+      await slow
+      return /** @type {any} */ (write)(name, text, version)
+    })
+    type('first')
+    view.save.click()
+    type('first and more')
+    press('PageDown')
+    await settled()
+    finish()
+    await vi.waitFor(() => expect(disk.texts['a.png']).toBe('first'))
+    await vi.waitFor(() => expect(draftOf('place', 'a.png')).toEqual({ text: 'first and more', version: 'of first' }))
+    press('PageUp')
+    await settled()
+    expect(view.text.value).toBe('first and more')
+    view.save.click()
+    await settled()
+    expect(disk.texts['a.png']).toBe('first and more')
+    expect(draftOf('place', 'a.png')).toBeUndefined()
+  })
+
+  test('knows what it saved when somebody has gone and come back meanwhile', async () => {
+    await open({ 'a.png': 'old', [`${HOSTILE}.png`]: 'other' })
+    /** @type {(value: any) => void} */
+    let finish = () => {}
+    disk.write.mockImplementationOnce(() => new Promise((resolve) => { finish = resolve }))
+    type('first')
+    view.save.click()
+    type('second')
+    press('PageDown')
+    press('PageUp')
+    await settled()
+    disk.texts['a.png'] = 'first'
+    finish(await disk.read('a.png'))
+    await vi.waitFor(() => expect(disk.read).toHaveBeenCalledTimes(5))
+    await settled()
+    expect(view.text.value).toBe('second')
+    view.save.click()
+    await settled()
+    expect(disk.texts['a.png']).toBe('second')
+  })
+
   test('puts the former text back for saving', async () => {
     await open({ 'a.png': 'worse' })
     view.undo.click()

@@ -134,10 +134,12 @@ export class CaptionView {
     fill(this.state, 'saving …')
     try {
       const written = await this.store.write(name, text, caption.version)
-      keepDraft(this.place, name, null)
-      this.onChanged(written.changed ?? [])
-      if (mine !== this.#asked) return
       // whoever types on while it is saved goes on over what was saved
+      const draft = draftOf(this.place, name)
+      keepDraft(this.place, name, draft && draft.text !== text ? { ...draft, version: written.version } : null)
+      this.onChanged(written.changed ?? [])
+      // gone to another image; or there and back, where the version of before is shown
+      if (mine !== this.#asked) return this.images[this.at].name === name ? this.show(this.at) : undefined
       this.#take(written)
       this.#typed()
       if (this.#dirty) return
