@@ -20,16 +20,28 @@ export async function openViewer(routes, name, onGraph) {
   const dialog = openDialog('Figure', [chooser], body)
   /** @type {Viewer | null} */
   let viewer = null
-  const show = async (/** @type {string} */ wanted) => {
+  let asked = 0
+  const leave = () => {
     viewer?.destroy()
-    const send = (/** @type {Cell} */ cell) => sendCell(routes, viewer, cell, dialog, onGraph)
-    viewer = new Viewer(routes, await routes.get(['sweeps', wanted]), send)
-    fill(body, viewer.element)
-    viewer.start()
+    viewer = null
   }
-  const tell = (/** @type {unknown} */ error) => fill(body, failure(error))
-  dialog.addEventListener('close', () => viewer?.destroy())
-  chooser.onchange = () => show(chooser.value).catch(tell)
+  const show = async (/** @type {string} */ wanted) => {
+    const mine = ++asked
+    // another one was chosen meanwhile, or nobody looks any more
+    const isLate = () => mine !== asked || !dialog.open
+    try {
+      const sweep = await routes.get(['sweeps', wanted])
+      if (isLate()) return
+      leave()
+      viewer = new Viewer(routes, sweep, (cell) => sendCell(routes, viewer, cell, dialog, onGraph))
+      fill(body, viewer.element)
+      viewer.start()
+    } catch (error) {
+      if (!isLate()) fill(body, failure(error))
+    }
+  }
+  dialog.addEventListener('close', leave)
+  chooser.onchange = () => show(chooser.value)
   try {
     const { sweeps } = await routes.get(['sweeps'])
     const names = name && !sweeps.includes(name) ? [name, ...sweeps] : sweeps
@@ -37,7 +49,7 @@ export async function openViewer(routes, name, onGraph) {
     fill(chooser, ...names.map((/** @type {string} */ each) => el('option', { value: each, selected: each === name }, dated(each))))
     await show(name ?? names[0])
   } catch (error) {
-    tell(error)
+    fill(body, failure(error))
   }
 }
 
@@ -161,7 +173,7 @@ class Viewer {
     this.#chosen = cell
     this.grid.mark([cell])
     const send = el('button', { class: 'mj-button mj-strong', type: 'button', disabled: !cell.key, onclick: () => this.onSend(cell) }, 'Open as KSampler graph')
-    fill(this.actions, send, el('span', { class: 'mj-hint' }, 'Shift+click another cell to compare it with this one (A).'))
+    fill(this.actions, send, el('span', { class: 'mj-hint' }, 'Shift+Enter or Shift+click on another cell compares it with this one (A).'))
   }
 
   /**
@@ -177,6 +189,8 @@ class Viewer {
     }
     const view = compareView(a, b, back)
     this.main.replaceWith(view)
+    // the cell that had the focus is gone: the arrow keys move the border now
+    view.querySelector('input')?.focus()
   }
 
   /** @param {KeyboardEvent} event */
