@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +71,27 @@ def test_a_page_has_a_picture_that_is_small_and_served_where_the_editor_looks(na
 
 def test_there_is_no_picture_without_a_page() -> None:
     assert sorted(path.stem for path in (dev.ROOT / "web" / "docs" / "img").iterdir()) == sorted(PAGES)
+
+
+@pytest.fixture(scope="module")
+def sentences() -> set[str]:
+    """All texts in our sources, with … where a value comes in."""
+    python = {path for folder in ("nodes", "trainer", "figures") for path in (dev.ROOT / folder).rglob("*.py")}
+    modules = [path for path in (dev.ROOT / "web").rglob("*.mjs") if "vendor" not in path.parts]
+    return {text for path in python for text in texts_of(path)} | {path.read_text("utf-8") for path in modules}
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_message_that_a_page_quotes_is_one_that_we_say(name: str, sentences: set[str]) -> None:
+    errors = PAGES[name].read_text(encoding="utf-8").split("## Errors and cures")[1].split("\n## ")[0]
+    for quoted in re.findall(r"(?<![*\w])\*([^*\n]+)\*(?!\*)", errors):
+        said = re.compile(".*".join(re.escape(part.strip()) for part in quoted.split("…")))
+        assert any(said.search(text) for text in sentences), f"nothing says '{quoted}'"
