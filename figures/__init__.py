@@ -7,7 +7,7 @@ from .axes import UNLABELLED, Axis, Parameter, format_value, parse_values
 from .cells import Cell, cells, check_distinct, count, execution_order
 from .chart import loss_chart
 from .contact_sheet import contact_sheet
-from .draw import by_index, draw_figure, draw_pages, image_sizes, render
+from .draw import by_index, render
 from .export import (
     figure_manifest,
     latex_snippet,
@@ -17,9 +17,10 @@ from .export import (
     write_manifest_csv,
     write_manifest_json,
 )
-from .heat_map import draw_heat_map, plan_heat_map
+from .heat_map import plan_heat_map
 from .layout import Layout
 from .parameters import COST_RANK, PARAMETERS, parameter_named
+from .placement import Placement
 from .plan import plan_figure, plan_pages
 from .style import FigureStyle
 
@@ -32,18 +33,15 @@ __all__ = [
     "FigureStyle",
     "Layout",
     "Parameter",
+    "Placement",
     "by_index",
     "cells",
     "check_distinct",
     "contact_sheet",
     "count",
-    "draw_figure",
-    "draw_heat_map",
-    "draw_pages",
     "execution_order",
     "figure_manifest",
     "format_value",
-    "image_sizes",
     "latex_snippet",
     "loss_chart",
     "parameter_named",

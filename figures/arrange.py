@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 from .axes import Axis
+from .cells import Index
+from .placement import Placement
+
+Line = tuple[int, ...]  # value positions of the axes along one side
+_ANYWHERE = Placement()
 
 
 @dataclass(frozen=True)
 class Side:
-    """The axes along one side of the figure, outermost first, and each line's value positions."""
+    """The axes along one side of the figure, outermost first, and its lines of cells."""
 
     axes: tuple[int, ...]
-    lines: tuple[tuple[int, ...], ...]
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -26,48 +31,38 @@ class Arrangement:
     rows: Side
     pages: Side
 
-    def index(self, page: tuple[int, ...], row: tuple[int, ...], column: tuple[int, ...]) -> tuple[int, ...]:
+    def index(self, page: Line, row: Line, column: Line) -> Index:
         places = (self.pages, page), (self.rows, row), (self.columns, column)
         found = {axis: at for side, line in places for axis, at in zip(side.axes, line, strict=True)}
         return tuple(found[axis] for axis in range(len(found)))
 
 
-@dataclass
-class _Sides:
-    columns: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
+def arrange(
+    axes: Sequence[Axis], placement: Placement = _ANYWHERE, *, transpose: bool = False, paged: bool = False
+) -> Arrangement:
+    """Lay the axes out where `placement` wants them, the rest in order: along the columns, then along the rows.
 
-
-def arrange(axes: Sequence[Axis], *, transpose: bool = False, paged: bool = False) -> Arrangement:
-    """Lay the axes out: the first along the columns, the second along the rows.
-
-    Further axes become pages if `paged`, else outer headers on the side with fewer lines. An axis with a
-    position of its own keeps it; in a figure of one page, "pages" stands for outer rows.
+    Further axes become pages if `paged`, else outer headers on the side with fewer lines.
     """
-    sides = _Sides()
-    for number, axis in enumerate(axes):
-        if axis.position == "pages" and not paged:
-            sides.rows.append(number)
-        elif axis.position != "auto":
-            getattr(sides, axis.position).append(number)
-    for number in (number for number, axis in enumerate(axes) if axis.position == "auto"):
+    sides = placement.numbers(axes)
+    placed = {number for numbers in sides.values() for number in numbers}
+    for number in (number for number in range(len(axes)) if number not in placed):
         _place(number, sides, axes, paged)
-    columns, rows = (sides.rows, sides.columns) if transpose else (sides.columns, sides.rows)
-    return Arrangement(_side(columns, axes), _side(rows, axes), _side(sides.pages, axes))
+    columns, rows = (sides["rows"], sides["columns"]) if transpose else (sides["columns"], sides["rows"])
+    return Arrangement(_side(columns, axes), _side(rows, axes), _side(sides["pages"], axes))
 
 
-def _place(number: int, sides: _Sides, axes: Sequence[Axis], paged: bool) -> None:
-    if not sides.columns:
-        sides.columns.append(number)
-    elif not sides.rows:
-        sides.rows.append(number)
+def _place(number: int, sides: dict[str, list[int]], axes: Sequence[Axis], paged: bool) -> None:
+    columns, rows = sides["columns"], sides["rows"]
+    if not columns:
+        columns.append(number)
+    elif not rows:
+        rows.append(number)
     elif paged:
-        sides.pages.append(number)
+        sides["pages"].append(number)
     else:
-        lines = {id(side): prod(len(axes[at]) for at in side) for side in (sides.columns, sides.rows)}
-        fewest = sides.rows if lines[id(sides.rows)] <= lines[id(sides.columns)] else sides.columns
-        fewest.insert(0, number)
+        lines = [prod(len(axes[at]) for at in side) for side in (columns, rows)]
+        (rows if lines[1] <= lines[0] else columns).insert(0, number)
 
 
 def _side(numbers: Sequence[int], axes: Sequence[Axis]) -> Side:

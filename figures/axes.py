@@ -7,20 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Literal, get_args
 
 from .parameters import COST_RANK, PARAMETERS, Parameter, Value, parameter_named
 from .values import MAX_VALUES, parse_values
 
 __all__ = [
-    "COST_RANK", "MAX_VALUES", "PARAMETERS", "Axis", "Parameter", "Position", "Value",
+    "COST_RANK", "MAX_VALUES", "PARAMETERS", "Axis", "Parameter", "Value",
     "format_value", "parameter_named", "parse_values",
 ]  # fmt: skip
 
-Position = Literal["auto", "columns", "rows", "pages"]
 UNLABELLED = " "
-
-
 _DIGITS, _ALL_DIGITS = 6, 17
 
 
@@ -34,19 +30,17 @@ def format_value(value: Value, digits: int = _DIGITS) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """One parameter and its values, and where a figure puts them.
+    """One parameter and its values.
 
     parameter: name in PARAMETERS, or any other name of the sampler's (then `label` defaults to the name).
     values: int, float or str, at least one; order and duplicates are kept.
     label: printed beside the values; empty takes the parameter's own, a blank (`UNLABELLED`) prints none.
-    position: "auto" lets the layout choose (first axis columns, second rows, further ones nested or pages).
     names: printed instead of the values, one for each; empty prints the values.
     """
 
     parameter: str
     values: tuple[Value, ...]
     label: str = ""
-    position: Position = "auto"
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,8 +50,6 @@ class Axis:
         object.__setattr__(self, "names", tuple(self.names))
         if not self.values:
             raise ValueError(f"The axis of {self.parameter} has no values; give at least one.")
-        if self.position not in get_args(Position):
-            raise ValueError(f'An axis cannot be at "{self.position}"; use {", ".join(get_args(Position))}.')
         if self.names and len(self.names) != len(self.values):
             raise ValueError(f"The axis has {len(self.values)} values but {len(self.names)} names for them.")
         known = PARAMETERS.get(self.parameter)
@@ -73,10 +65,6 @@ class Axis:
     def parse(cls, parameter: str, text: str, label: str = "", *, choices: Sequence[str] | None = None) -> Axis:
         """The axis that `text` describes; see `parse_values` for the grammar and the errors."""
         return cls(parameter, parse_values(parameter, text, choices=choices), label)
-
-    def with_position(self, position: Position) -> Axis:
-        """The same axis along the columns, the rows or the pages of a figure."""
-        return replace(self, position=position)
 
     def with_label(self, label: str, names: Sequence[str] = ()) -> Axis:
         """The same axis under another label and, if given, other names for its values."""

@@ -10,12 +10,14 @@ from math import prod
 from .axes import Axis, Value, format_value
 from .parameters import COST_RANK
 
+Index = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Cell:
     """One combination: `index` counts along each axis, `values` pairs each parameter with its value."""
 
-    index: tuple[int, ...]
+    index: Index
     values: tuple[tuple[str, Value], ...]
 
     def get(self, parameter: str, default: Value | None = None) -> Value | None:
@@ -46,7 +48,7 @@ def check_distinct(axes: Sequence[Axis]) -> None:
             raise ValueError(f'Two axes vary "{name}"; put all its values on one axis.')
 
 
-def _pairs(axes: Sequence[Axis], index: tuple[int, ...]) -> list[tuple[str, Value]]:
+def _pairs(axes: Sequence[Axis], index: Index) -> list[tuple[str, Value]]:
     return [(axis.parameter, axis.values[at]) for axis, at in zip(axes, index, strict=True)]
 
 

@@ -2,56 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image, ImageDraw
 
 from .axes import Axis
-from .cells import Cell, cells
+from .cells import Cell, Index, cells
 from .fonts import Face
-from .layout import CellBox, Layout, TextRun
-from .measure import Sizes
-from .page import Index
-from .plan import plan_figure, plan_pages
-from .style import FigureStyle
+from .layout import Box, CellBox, Layout, TextRun
 
 ImageOf = Callable[[Cell], "Image.Image | None"]
-_DEFAULT_STYLE = FigureStyle()
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
-
-
-def draw_figure(
-    axes: Sequence[Axis],
-    image_of: ImageOf,
-    style: FigureStyle = _DEFAULT_STYLE,
-    failed: Mapping[Index, str] | None = None,
-) -> Image.Image:
-    """The whole sweep on one RGB page.
-
-    image_of: the cell's image or None. It is called twice a cell, once for the size and once for the
-    pixels, so that it may open a file each time and no more than one cell need be in memory.
-    failed: why a cell has no image, by index; the reason is drawn in its place.
-    Raises ValueError for two axes of one parameter.
-    """
-    layout = plan_figure(axes, image_sizes(axes, image_of), style, failed)
-    return render(layout, by_index(axes, image_of))
-
-
-def draw_pages(
-    axes: Sequence[Axis],
-    image_of: ImageOf,
-    style: FigureStyle = _DEFAULT_STYLE,
-    failed: Mapping[Index, str] | None = None,
-) -> list[Image.Image]:
-    """As `draw_figure`, with a page for each combination of the axes beyond the second."""
-    layouts = plan_pages(axes, image_sizes(axes, image_of), style, failed)
-    return [render(layout, by_index(axes, image_of)) for layout in layouts]
-
-
-def image_sizes(axes: Sequence[Axis], image_of: ImageOf) -> Sizes:
-    """(width, height) in px of every cell's image, None where there is none."""
-    found = ((cell.index, image_of(cell)) for cell in cells(axes))
-    return {index: None if image is None else image.size for index, image in found}
 
 
 def by_index(axes: Sequence[Axis], image_of: ImageOf) -> Callable[[Index], Image.Image | None]:
@@ -66,14 +27,12 @@ def render(layout: Layout, image_at: Callable[[Index], Image.Image | None]) -> I
     page = Image.new("RGB", (layout.width, layout.height), palette.page)
     pen = ImageDraw.Draw(page)
     for cell, image in placed_images(layout, image_at):
-        left, top, width, height = cell.box.x, cell.box.y, cell.box.width, cell.box.height
         if image is None:
-            edge = (left, top, left + width - 1, top + height - 1)
-            pen.rectangle(edge, fill=palette.box, outline=palette.box_edge)
+            _fill(pen, cell.box, palette.box, palette.box_edge)
         else:
-            page.paste(image, (left, top))
+            page.paste(image, (cell.box.x, cell.box.y))
     for rule in layout.rules:
-        pen.rectangle(_thick(rule.x1, rule.y1, rule.x2, rule.y2, rule.weight), fill=palette.rule)
+        _fill(pen, rule.box, palette.rule)
     for run in layout.texts:
         _draw_text(page, pen, run, layout)
     return page
@@ -107,8 +66,8 @@ def _opaque(image: Image.Image, page: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, page), over).convert("RGB")
 
 
-def _thick(x1: int, y1: int, x2: int, y2: int, weight: int) -> tuple[int, int, int, int]:
-    return (x1, y1, x2, y2 + weight - 1) if y1 == y2 else (x1, y1, x2 + weight - 1, y2)
+def _fill(pen: ImageDraw.ImageDraw, box: Box, colour: str, edge: str | None = None) -> None:
+    pen.rectangle((box.x, box.y, box.x + box.width - 1, box.y + box.height - 1), fill=colour, outline=edge)
 
 
 def _draw_text(page: Image.Image, pen: ImageDraw.ImageDraw, run: TextRun, layout: Layout) -> None:

@@ -42,17 +42,22 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex_snippet(file_name: str, *, caption: str = "", label: str = "", width_mm: float | None = None) -> str:
+def latex_snippet(
+    file_name: str, *, caption: str = "", label: str = "", width_mm: float | None = None, pages: int = 1
+) -> str:
     """A figure environment for `file_name` (needs graphicx and, for quotes, T1 or Unicode fonts).
 
     width_mm: printed width; None takes the text width. label: letters, digits and -:._ only, else ValueError.
+    pages: how many the file has; all of them are included, below each other.
     """
     if label and not re.fullmatch(r"[\w:.\-]+", label):
         raise ValueError(f'"{label}" cannot be a LaTeX label; use letters, digits and - : . _ only.')
     if re.search(r"[{}%#\\\n]", file_name):
         raise ValueError(f'LaTeX cannot include a file called "{file_name}"; rename it without {{ }} % # \\.')
     width = r"\textwidth" if width_mm is None else f"{width_mm:g}mm"
-    lines = [r"\begin{figure}[htbp]", r"  \centering", rf"  \includegraphics[width={width}]{{{file_name}}}"]
+    numbers = [f"page={number}," for number in range(1, pages + 1)] if pages > 1 else [""]
+    included = [rf"  \includegraphics[{number}width={width}]{{{file_name}}}" for number in numbers]
+    lines = [r"\begin{figure}[htbp]", r"  \centering", "\\\\[1ex]\n".join(included)]
     if caption.strip():
         lines.append(rf"  \caption{{{latex_text(caption)}}}")
     if label:

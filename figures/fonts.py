@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +111,10 @@ class Face:
                 lines += full
             lines.append(line)
         return tuple(line.strip() for line in lines)
+
+    def most_lines(self, texts: Sequence[str], limit: float) -> int:
+        """Lines of the one of `texts` that takes the most of them, each wrapped to `limit` px."""
+        return max((len(self.wrap(text, limit)) for text in texts), default=0)
 
     def _break(self, line: str, word: str, limit: float) -> list[str]:
         """`line` and then `word` on as many lines as it takes; the last one may be continued."""

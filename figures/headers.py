@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arrange import Side
+from .arrange import Line, Side
 from .axes import Axis
 from .fonts import is_number
 from .layout import Block, Rule, TextRun
 from .measure import Metrics
+from .standing import UPRIGHT_EM
 
 # em: label to values, values to cells, level to level; the same beside rows
 LABEL_GAP, VALUE_GAP, LEVEL_GAP = 0.15, 0.35, 0.3
 LABEL_SIDE_GAP, VALUE_SIDE_GAP = 0.35, 0.5
-# columns from which on values that do not fit stand upright, and how long (em) they may then be
-MANY_COLUMNS, LONGEST_UPRIGHT = 8, 14
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Span:
     text: str
 
 
-def spans(axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], level: int) -> tuple[Span, ...]:
+def spans(axes: Sequence[Axis], side: Side, lines: Sequence[Line], level: int) -> tuple[Span, ...]:
     """Runs of `lines` alike in the axes up to `level`; a repeated value of one axis stays apart."""
     found: list[Span] = []
     texts = axes[side.axes[level]].texts
@@ -39,7 +38,7 @@ def spans(axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], le
     return tuple(found)
 
 
-def gaps_between(lines: Sequence[tuple[int, ...]], gap: int, between_groups: int) -> list[int]:
+def gaps_between(lines: Sequence[Line], gap: int, between_groups: int) -> list[int]:
     """px between neighbouring lines, more where the value of an outer axis changes."""
     pairs = zip(lines, lines[1:], strict=False)
     return [gap if one[:-1] == next_one[:-1] else between_groups for one, next_one in pairs]
@@ -95,10 +94,13 @@ class ColumnHeaders:
 
 
 def column_headers(
-    axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], track: Track,
-    metrics: Metrics, top: int, *, labelled: bool,
+    axes: Sequence[Axis], side: Side, lines: Sequence[Line], track: Track,
+    metrics: Metrics, top: int, *, labelled: bool, upright: bool,
 ) -> ColumnHeaders:  # fmt: skip
-    """Values centred above their columns, standing on the cells; the parameter's label above them."""
+    """Values centred above their columns, standing on the cells; the parameter's label above them.
+
+    upright: whether the innermost ones read upwards.
+    """
     texts: list[TextRun] = []
     rules: list[Rule] = []
     y = top
@@ -108,7 +110,7 @@ def column_headers(
             texts += label.at(track.middle, y)
             y += label.height + metrics.em(LABEL_GAP)
         shared = spans(axes, side, lines, level)
-        if level == len(side.axes) - 1 and stand_upright(axes, side, track.lengths, metrics):
+        if upright and level == len(side.axes) - 1:
             values, height = _upright_values(shared, track, metrics, y)
         else:
             values, height = _level_values(shared, track, metrics, y)
@@ -129,37 +131,20 @@ def _level_values(shared: Sequence[Span], track: Track, metrics: Metrics, y: int
 
 
 def _upright_values(shared: Sequence[Span], track: Track, metrics: Metrics, y: int) -> tuple[list[TextRun], int]:
-    """Each value reads upwards and ends at the cells."""
-    face, limit = metrics.face("value"), metrics.em(LONGEST_UPRIGHT)
-    texts: list[TextRun] = []
-    # no more lines than stand side by side over the column
-    blocks = [
-        Block(face.shorten(span.text, limit, max(1, track.length_of(span) // face.line_height)), face, "value")
-        for span in shared
-    ]
+    """Each value reads upwards and begins at the cells."""
+    blocks = [metrics.block(span.text, "value", metrics.em(UPRIGHT_EM)) for span in shared]
     height = max(block.width for block in blocks)
+    texts: list[TextRun] = []
     for span, block in zip(shared, blocks, strict=True):
-        left = track.middle_of(span) - block.height / 2
-        texts += block.turned_at(round(left), y + height - block.width / 2)
+        texts += block.turned_from(round(track.middle_of(span) - block.height / 2), y + height)
     return texts, height
-
-
-def stand_upright(axes: Sequence[Axis], side: Side, widths: Sequence[int], metrics: Metrics) -> bool:
-    """Whether the innermost values are too many and too wide to stand level over columns of such widths."""
-    if not side.axes or len(widths) < MANY_COLUMNS:
-        return False
-    face, inner = metrics.face("value"), axes[side.axes[-1]].texts
-    words = tuple(word for text in inner for word in text.split())
-    return face.widest(words) + metrics.em(0.3) > min(widths)
 
 
 def _flat(reach: tuple[int, int], y: int) -> tuple[int, int, int, int]:
     return reach[0], y, reach[1] - 1, y
 
 
-def least_column_widths(
-    axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], metrics: Metrics
-) -> list[int]:
+def least_column_widths(axes: Sequence[Axis], side: Side, lines: Sequence[Line], metrics: Metrics) -> list[int]:
     """What each column needs lest short values break within a word: their width, at most 4 em, numbers all of it."""
     if not side.axes:
         return [0] * len(lines)
@@ -207,7 +192,7 @@ def _beside(label: Block, metrics: Metrics) -> int:
 
 
 def row_headers(
-    axes: Sequence[Axis], side: Side, lines: Sequence[tuple[int, ...]], metrics: Metrics, cell_width: float
+    axes: Sequence[Axis], side: Side, lines: Sequence[Line], metrics: Metrics, cell_width: float
 ) -> RowHeaders:
     """Wrap the row values to about a cell's width, but to no less than 9 em and no more than 18; numbers never."""
     limit = min(max(metrics.em(9), 0.8 * cell_width), metrics.em(18))

@@ -9,11 +9,11 @@ from dataclasses import replace
 from PIL import Image
 
 from .axes import Axis
-from .draw import render
+from .cells import Index
 from .fonts import Face
 from .layout import Box, Layout, TextRun
-from .page import Index
-from .plan import plan_figure
+from .place import NOT_MADE
+from .plan import plan_pages
 from .style import FigureStyle
 
 _DEFAULT_STYLE = FigureStyle()
@@ -21,18 +21,6 @@ _NO_VALUE = "no value"
 _LIGHT_INK, _DARK_INK = "#ffffff", "#111111"
 
 Colour = tuple[int, int, int]
-
-
-def draw_heat_map(
-    axes: Sequence[Axis],
-    values: Mapping[Index, float | None],
-    style: FigureStyle = _DEFAULT_STYLE,
-    *,
-    cell_size: tuple[int, int] = (112, 72),
-    digits: int = 3,
-) -> Image.Image:
-    """Each cell's number on its colour, laid out like `draw_figure`; see `plan_heat_map`."""
-    return render(*plan_heat_map(axes, values, style, cell_size=cell_size, digits=digits))
 
 
 def plan_heat_map(
@@ -43,29 +31,34 @@ def plan_heat_map(
     cell_size: tuple[int, int] = (112, 72),
     digits: int = 3,
     spreads: Mapping[Index, float | None] | None = None,
-) -> tuple[Layout, Callable[[Index], Image.Image | None]]:
-    """Layout and cell images for `render`, `save_svg` and `save_pdf`.
+) -> tuple[tuple[Layout, ...], Callable[[Index], Image.Image | None]]:
+    """Pages and cell images for `render`, `save_svg` and `save_pdf`.
 
     values: by cell index; absent, None and not finite ones are drawn as missing. Colours run from the least
-    to the greatest value (viridis: legible in grey and to the colour-blind).
+    to the greatest value (viridis: legible in grey and to the colour-blind), alike on all pages.
     cell_size: px. digits: significant ones of the greatest value; all have as many decimals as that one takes.
     spreads: printed after ± below the values.
     """
     finite = {index: value for index, value in values.items() if value is not None and math.isfinite(value)}
-    layout = plan_figure(axes, dict.fromkeys(finite, cell_size), style)
-    colours = dict(zip(finite, _viridis(list(finite.values())), strict=True))
-    texts = [
-        replace(run, text=_NO_VALUE) if run.role == "reason" and run.text == "no image" else run for run in layout.texts
-    ]
-    told = dict(zip(finite, _numbers(list(finite.values()), digits), strict=True))
+    told = {index: [text] for index, text in zip(finite, _numbers(list(finite.values()), digits), strict=True)}
     more = {index: spread for index in finite if (spread := (spreads or {}).get(index)) is not None}
-    told_more = {index: f"± {text}" for index, text in zip(more, _numbers(list(more.values()), 2), strict=True)}
-    size = _number_size(layout, [*told.values(), *told_more.values()])
-    for cell in (cell for cell in layout.cells if cell.index in finite):
-        lines = [told[cell.index], *([told_more[cell.index]] if cell.index in told_more else [])]
-        texts += _centred(style, cell.box, lines, size, _ink_on(colours[cell.index]))
+    for index, text in zip(more, _numbers(list(more.values()), 2), strict=True):
+        told[index].append(f"± {text}")
+    colours = dict(zip(finite, _viridis(list(finite.values())), strict=True))
+    pages = plan_pages(axes, dict.fromkeys(finite, cell_size), style)
     swatches = {index: Image.new("RGB", cell_size, colour) for index, colour in colours.items()}
-    return replace(layout, texts=tuple(texts)), swatches.get
+    return tuple(_with_numbers(page, told, colours) for page in pages), swatches.get
+
+
+def _with_numbers(page: Layout, told: Mapping[Index, Sequence[str]], colours: Mapping[Index, Colour]) -> Layout:
+    texts = [
+        replace(run, text=_NO_VALUE) if run.role == "reason" and run.text == NOT_MADE else run for run in page.texts
+    ]
+    shown = [cell for cell in page.cells if cell.index in told]
+    size = _number_size(page, [line for cell in shown for line in told[cell.index]])
+    for cell in shown:
+        texts += _centred(page.style, cell.box, told[cell.index], size, _ink_on(colours[cell.index]))
+    return replace(page, texts=tuple(texts))
 
 
 def _viridis(values: Sequence[float]) -> list[Colour]:

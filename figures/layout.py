@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .cells import Index
 from .fonts import Face
 from .style import FigureStyle
 
 Anchor = Literal["start", "middle", "end"]
-Role = Literal["title", "page", "label", "value", "tag", "reason", "caption", "note"]
+Role = Literal["title", "page", "label", "value", "tag", "reason", "legend", "caption", "note"]
 _MUTED: frozenset[str] = frozenset({"reason", "note"})
 
 MM_PER_INCH = 25.4
@@ -45,7 +46,7 @@ class TextRun:
 
 @dataclass(frozen=True)
 class Rule:
-    """A horizontal or vertical line `weight` px thick between two points."""
+    """A horizontal or vertical line `weight` px thick between two points, both of them on it."""
 
     x1: int
     y1: int
@@ -53,12 +54,19 @@ class Rule:
     y2: int
     weight: int = 1
 
+    @property
+    def box(self) -> Box:
+        """The pixels that it covers."""
+        if self.y1 == self.y2:
+            return Box(self.x1, self.y1, self.x2 - self.x1 + 1, self.weight)
+        return Box(self.x1, self.y1, self.weight, self.y2 - self.y1 + 1)
+
 
 @dataclass(frozen=True)
 class CellBox:
     """Where the cell of `index` goes; `is_missing` where a grey box stands in for its image."""
 
-    index: tuple[int, ...]
+    index: Index
     box: Box
     is_missing: bool = False
 
@@ -117,9 +125,14 @@ class Block:
 
     def turned_at(self, left: float, middle: float) -> list[TextRun]:
         """Runs that read upwards, the first line's top edge at `left`, centred on the height `middle`."""
-        first = left + self.face.baseline
+        return [self._turned(number, left, middle) for number in range(len(self.lines))]
+
+    def turned_from(self, left: float, bottom: float) -> list[TextRun]:
+        """Runs that read upwards, the first line's top edge at `left`, every line beginning at `bottom`."""
         return [
-            TextRun(line, first + number * self.face.line_height, middle, self.face.size, self.face.bold,
-                    "middle", self.role, turned=True)
-            for number, line in enumerate(self.lines)
-        ]  # fmt: skip
+            self._turned(number, left, bottom - self.face.width(line) / 2) for number, line in enumerate(self.lines)
+        ]
+
+    def _turned(self, number: int, left: float, middle: float) -> TextRun:
+        x = left + self.face.baseline + number * self.face.line_height
+        return TextRun(self.lines[number], x, middle, self.face.size, self.face.bold, "middle", self.role, turned=True)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .axes import Axis
-from .cells import cells
+from .cells import Index, cells
 from .files import replacing
-from .page import Index
 
 FORMAT = "mjesec-figure/1"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .cells import Index
 from .fonts import LINE_HEIGHT, Face
 from .layout import MM_PER_INCH, Block, Role
 from .style import DEFAULT_PT, FigureStyle
@@ -13,7 +14,7 @@ SMALLEST = 11  # px; below it DejaVu's diacritics run together on a screen
 POINTS_PER_INCH = 72
 LEAST_PT = 6.0  # in print; narrow columns take upright values rather than smaller ones
 
-Sizes = Mapping[tuple[int, ...], "tuple[int, int] | None"]
+Sizes = Mapping[Index, "tuple[int, int] | None"]
 
 _SCALE: dict[str, float] = {"title": 1.35, "page": 1.1, "reason": 0.9, "note": 0.9}
 _BOLD: frozenset[str] = frozenset({"title", "label"})

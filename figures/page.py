@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .arrange import Arrangement
+from .arrange import Arrangement, Line
 from .axes import Axis
+from .cells import Index
 from .measure import Sizes
 from .style import FigureStyle
 
-Index = tuple[int, ...]
-Line = tuple[int, ...]
 FALLBACK_SIZE = (256, 256)
 
 

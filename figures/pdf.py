@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from .cells import Index
 from .draw import placed_image
 from .files import replacing
 from .fonts import font_path
-from .layout import Box, CellBox, Layout, Rule, TextRun
+from .layout import Box, CellBox, Layout, TextRun
 from .measure import POINTS_PER_INCH
-from .page import Index
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,14 +64,10 @@ def _page(layout: Layout, image_at: Callable[[Index], Image.Image | None]) -> Fi
         else:
             _add_image(figure, layout, cell, image_at)
     for rule in layout.rules:
-        _add_box(figure, layout, _rule_box(rule), palette.rule, None)
+        _add_box(figure, layout, rule.box, palette.rule, None)
     for run in layout.texts:
         _add_text(figure, layout, run)
     return figure
-
-
-def _rule_box(rule: Rule) -> Box:
-    return Box(rule.x1, rule.y1, rule.x2 - rule.x1 or rule.weight, rule.y2 - rule.y1 or rule.weight)
 
 
 class _Pixels:
@@ -123,7 +119,7 @@ def _add_box(figure: Figure, layout: Layout, box: Box, fill: str, edge: str | No
             facecolor=fill,
             edgecolor=edge or "none",
             linewidth=hairline,
-        )  # fmt: skip
+        )
     )
 
 

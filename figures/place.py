@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from .fonts import FAMILY_NAMES, missing_glyphs
+from .arrange import Line
+from .cells import Index
+from .glyphs import text_warnings
 from .headers import (
     RowHeaders,
     Track,
@@ -14,11 +16,12 @@ from .headers import (
     least_column_widths,
     place_row_headers,
     row_headers,
-    stand_upright,
 )
 from .layout import Block, Box, CellBox, Layout, Role, Rule, TextRun
+from .legend import Legend, with_legend
 from .measure import SMALLEST, Metrics, print_dpi
-from .page import Index, Line, Page
+from .page import Page
+from .standing import standing
 
 NOT_MADE = "no image"
 NARROWEST = 22  # em: title and caption may widen a small figure to this
@@ -33,20 +36,23 @@ class _Sheet:
     rules: list[Rule] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tags: int = 0
+    legend: Legend | None = None
 
 
 def lay_out(page: Page, metrics: Metrics) -> Layout:
     """The page with headers of `metrics.size` px."""
-    sheet = _Sheet()
+    page, legend = with_legend(page, metrics)
+    upright = standing(page, metrics) == "upright"
+    sheet = _Sheet(legend=legend)
     headers = row_headers(page.axes, page.arrangement.rows, page.rows, metrics, max(page.column_widths))
     tag = _tag_height(page, metrics)
     gaps = gaps_between(page.rows, metrics.gap + tag, metrics.group_gap + tag)
     heights = [headers.least_heights(band, gaps, metrics) for band in page.row_heights]
     left = max(headers.width(metrics, sum(band) + sum(gaps)) for band in heights)
-    columns = _columns(page, metrics, left)
+    columns = _columns(page, metrics, left, upright)
     y = 0
     for number, lines in enumerate(page.bands):
-        band = _Band(page, metrics, headers, lines, number)
+        band = _Band(page, metrics, headers, lines, number, upright)
         y = band.place(sheet, columns, heights[number], gaps, y + (metrics.em(1.0) if number else 0))
     return _assemble(page, sheet, metrics, columns.end, y)
 
@@ -55,11 +61,10 @@ def _tag_height(page: Page, metrics: Metrics) -> int:
     return metrics.em(0.2) + metrics.face("tag").line_height if page.style.tags else 0
 
 
-def _columns(page: Page, metrics: Metrics, left: int) -> Track:
+def _columns(page: Page, metrics: Metrics, left: int, upright: bool) -> Track:
     widths = list(page.column_widths)
     side = page.arrangement.columns
     # upright values need no more than the height of a line
-    upright = stand_upright(page.axes, side, widths, metrics)
     if upright:
         widths = [max(width, metrics.face("value").line_height) for width in widths]
     for lines in page.bands if not upright else ():
@@ -81,14 +86,16 @@ class _Band:
     headers: RowHeaders
     lines: Sequence[Line]
     number: int
+    upright: bool
 
     def place(self, sheet: _Sheet, columns: Track, heights: Sequence[int], gaps: Sequence[int], top: int) -> int:
         """Place headers and cells below `top`; returns the lower edge."""
         page, metrics = self.page, self.metrics
         used = Track(columns.starts[: len(self.lines)], columns.lengths[: len(self.lines)])
         above = column_headers(
-            page.axes, page.arrangement.columns, self.lines, used, metrics, top, labelled=self.number == 0
-        )
+            page.axes, page.arrangement.columns, self.lines, used, metrics, top,
+            labelled=self.number == 0, upright=self.upright,
+        )  # fmt: skip
         rows = Track.of(heights, gaps, top + above.height)
         texts, rules = place_row_headers(self.headers, rows, metrics, 0)
         sheet.texts += [*above.texts, *texts]
@@ -153,48 +160,49 @@ def _fitting(text: str, box: Box, metrics: Metrics) -> Block | None:
 
 
 def _assemble(page: Page, sheet: _Sheet, metrics: Metrics, grid_width: int, grid_height: int) -> Layout:
-    """Title above the grid, caption and notes below it, margins around."""
+    """Title above the grid; legend, caption and notes below it; margins around."""
     style, margin = page.style, metrics.margin
+    heading: list[tuple[str, Role]] = [(style.title, "title"), (page.heading, "page")]
     notes = [f"[{number}] {reason}" for number, reason in enumerate(sheet.notes, 1)]
-    written: list[tuple[str, Role]] = [
-        (style.title, "title"),
-        (page.heading, "page"),
-        (style.caption, "caption"),
-    ]
-    natural = [metrics.face(role).widest(tuple(text.splitlines())) for text, role in written]
-    natural += [metrics.face("note").widest((note,)) for note in notes]
+    footing: list[tuple[str, Role]] = [(style.caption, "caption"), *((note, "note") for note in notes)]
+    natural = [metrics.face(role).widest(tuple(text.splitlines())) for text, role in (*heading, *footing)]
     width = max(grid_width, min(max(natural), metrics.em(NARROWEST)))
-    middle = margin + width / 2
 
+    above, y = _placed_heading(heading, metrics, width)
+    cells, moved, rules = _moved(sheet, margin + (width - grid_width) // 2, y)
+    below, bottom = _placed_footing(sheet.legend, footing, metrics, width, y + grid_height)
+    texts = (*above, *moved, *below)
+    total = width + 2 * margin
+    dpi, warnings = print_dpi(style, total), text_warnings(texts, style.font)
+    return Layout(total, bottom + margin, dpi, style, cells, texts, rules, warnings)
+
+
+def _placed_heading(heading: Sequence[tuple[str, Role]], metrics: Metrics, width: int) -> tuple[list[TextRun], int]:
+    """Lines in the middle from the upper margin on, and where the grid begins below them."""
     texts: list[TextRun] = []
-    y = margin
-    for text, role in written[:2]:
+    y = metrics.margin
+    for text, role in heading:
         if text.strip():
             block = metrics.block(text, role, width)
-            texts += block.at(middle, y)
+            texts += block.at(metrics.margin + width / 2, y)
             y += block.height + metrics.em(0.4)
-    y += metrics.em(0.5) if texts else 0
-    cells, moved, rules = _moved(sheet, margin + (width - grid_width) // 2, y)
-    texts += moved
-    y += grid_height
-    below: list[tuple[str, Role]] = [(style.caption, "caption"), *((note, "note") for note in notes)]
-    for number, (text, role) in enumerate(below):
+    return texts, y + (metrics.em(0.5) if texts else 0)
+
+
+def _placed_footing(
+    legend: Legend | None, footing: Sequence[tuple[str, Role]], metrics: Metrics, width: int, y: int
+) -> tuple[list[TextRun], int]:
+    """Lines from the left edge and from `y` on, and their lower edge."""
+    texts: list[TextRun] = []
+    if legend is not None:
+        texts, y = legend.place(metrics, metrics.margin, y + metrics.em(0.8), width)
+    for number, (text, role) in enumerate(footing):
         if text.strip():
             block = metrics.block(text, role, width)
             y += metrics.em(0.8 if number < 2 else 0.2)
-            texts += block.at(margin, y, "start")
+            texts += block.at(metrics.margin, y, "start")
             y += block.height
-    total = width + 2 * margin
-    return Layout(
-        total,
-        y + margin,
-        print_dpi(style, total),
-        style,
-        cells,
-        tuple(texts),
-        rules,
-        _warnings(texts, style.font),
-    )
+    return texts, y
 
 
 def _moved(sheet: _Sheet, x: int, y: int) -> tuple[tuple[CellBox, ...], list[TextRun], tuple[Rule, ...]]:
@@ -202,12 +210,3 @@ def _moved(sheet: _Sheet, x: int, y: int) -> tuple[tuple[CellBox, ...], list[Tex
     texts = [replace(text, x=text.x + x, y=text.y + y) for text in sheet.texts]
     rules = (Rule(rule.x1 + x, rule.y1 + y, rule.x2 + x, rule.y2 + y, rule.weight) for rule in sheet.rules)
     return tuple(cells), texts, tuple(rules)
-
-
-def _warnings(texts: Sequence[TextRun], family: str) -> tuple[str, ...]:
-    """Characters up to U+024F are known to be there, so that most figures never open the font's tables."""
-    unusual = "".join(char for run in texts for char in run.text if ord(char) > 0x24F)
-    missing = missing_glyphs(unusual, family) if unusual else ""  # type: ignore[arg-type]
-    if not missing:
-        return ()
-    return (f"The font {FAMILY_NAMES[family]} has no glyph for {' '.join(missing)}; a box stands in its place.",)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from .arrange import arrange
 from .axes import Axis
-from .cells import cells
+from .cells import Index, check_distinct
 from .layout import Layout
 from .measure import Metrics, Sizes, font_size, print_dpi
-from .page import Index, Page
+from .page import Page
 from .place import lay_out
 from .style import FigureStyle
 
@@ -22,14 +22,8 @@ def plan_figure(
     style: FigureStyle = _DEFAULT_STYLE,
     failed: Mapping[Index, str] | None = None,
 ) -> Layout:
-    """One page with every cell; three and more axes get nested headers.
-
-    sizes: (width, height) in px of each cell's image by index; None or absent where there is none.
-    failed: why a cell has no image, by index.
-    """
-    cells(axes)  # two axes of one parameter raise here
-    arrangement = arrange(axes, transpose=style.transpose)
-    return _plan(Page(axes, arrangement, (), sizes, style, failed or {}))
+    """The page of a figure that makes only one, else the first; see `plan_pages`."""
+    return plan_pages(axes, sizes, style, failed)[0]
 
 
 def plan_pages(
@@ -38,9 +32,13 @@ def plan_pages(
     style: FigureStyle = _DEFAULT_STYLE,
     failed: Mapping[Index, str] | None = None,
 ) -> tuple[Layout, ...]:
-    """A page for each combination of the axes beyond the second (or placed on "pages"), headed by it."""
-    cells(axes)
-    arrangement = arrange(axes, transpose=style.transpose, paged=True)
+    """A page for each combination of the axes that make pages, headed by it; three and more axes nest headers.
+
+    sizes: (width, height) in px of each cell's image by index; None or absent where there is none.
+    failed: why a cell has no image, by index.
+    """
+    check_distinct(axes)
+    arrangement = arrange(axes, style.placement, transpose=style.transpose, paged=style.pages)
     pages = (Page(axes, arrangement, line, sizes, style, failed or {}) for line in arrangement.pages.lines)
     return tuple(_plan(page) for page in pages)
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from itertools import product
 
 from .axes import Axis, format_value
+from .cells import Index
 from .values import split_items
-
-Index = tuple[int, ...]
 
 
 def axis_named(axes: Sequence[Axis], name: str) -> int:

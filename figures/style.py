@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .fonts import Family
+from .placement import Placement
 
 Theme = Literal["light", "dark"]
 DEFAULT_PT = 8.0  # what journals and theses set in figures
@@ -49,6 +50,8 @@ class FigureStyle:
     cell_width: px; None keeps every cell's own pixels, a number scales the widest cell to it.
     tags: (a), (b), … under the cells, in reading order. transpose: rows and columns change places.
     columns: at most so many columns of cells; the rest goes below. None sets no limit.
+    placement: which axes go along the columns, the rows and the pages; the others find their own places.
+    pages: whether an axis that finds neither columns nor rows free makes pages; else it makes outer headers.
     """
 
     title: str = ""
@@ -64,6 +67,8 @@ class FigureStyle:
     tags: bool = False
     transpose: bool = False
     columns: int | None = None
+    placement: Placement = Placement()
+    pages: bool = False
 
     def __post_init__(self) -> None:
         if self.font not in ("sans", "serif"):

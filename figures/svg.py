@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from .cells import Index
 from .draw import placed_images
 from .files import replacing
 from .fonts import FAMILY_NAMES, Face
-from .layout import CellBox, Layout, Rule, TextRun
-from .page import Index
+from .layout import Box, CellBox, Layout, Rule, TextRun
 
 _FALLBACKS = {"sans": "Verdana, sans-serif", "serif": "'Bitstream Vera Serif', serif"}
 
@@ -49,8 +49,7 @@ def _pieces(layout: Layout, image_at: Callable[[Index], Image.Image | None]) -> 
     yield "</svg>\n"
 
 
-def _place(cell: CellBox) -> str:
-    box = cell.box
+def _place(box: Box) -> str:
     return f'x="{box.x}" y="{box.y}" width="{box.width}" height="{box.height}"'
 
 
@@ -58,7 +57,7 @@ def _embedded(cell: CellBox, image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "png")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<image {_place(cell)} preserveAspectRatio="none" href="data:image/png;base64,{data}"/>\n'
+    return f'<image {_place(cell.box)} preserveAspectRatio="none" href="data:image/png;base64,{data}"/>\n'
 
 
 def _missing(cell: CellBox, layout: Layout) -> str:
@@ -68,8 +67,7 @@ def _missing(cell: CellBox, layout: Layout) -> str:
 
 
 def _rule(rule: Rule, colour: str) -> str:
-    width, height = rule.x2 - rule.x1 or rule.weight, rule.y2 - rule.y1 or rule.weight
-    return f'<rect x="{rule.x1}" y="{rule.y1}" width="{width}" height="{height}" fill="{colour}"/>\n'
+    return f'<rect {_place(rule.box)} fill="{colour}"/>\n'
 
 
 def _text(run: TextRun, layout: Layout) -> str:

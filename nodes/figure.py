@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..figures import FigureStyle
+from ..figures import FigureStyle, Placement
 from .figure_files import FILES, write_figure
 from .graph_metadata import graph_metadata
 from .grid import Grid, sweep_shown
@@ -71,16 +71,29 @@ class Figure(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, placement: str = "") -> bool | str:
+        try:
+            Placement.parse(placement or "")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls, grid: Grid, filename_prefix: str, columns: int, cell_width: int, files: str = FILES[0],
-        pages: bool = False, manifest: bool = False, **look: Any,
+        manifest: bool = False, placement: str = "", **look: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        style = FigureStyle(columns=columns or None, cell_width=cell_width or None, **_taken(look))
+        style = FigureStyle(
+            columns=columns or None,
+            cell_width=cell_width or None,
+            placement=Placement.parse(placement),
+            **_taken(look),
+        )
         # a sweep's own record names its models and texts, and files of gigabytes are not read for nothing
         if manifest and "mode" not in grid.about:
             grid = replace(grid, about={**_came_from(cls), **grid.about})
         notes = graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        written = write_figure(grid, style, filename_prefix, files=files, paged=pages, manifest=manifest, notes=notes)
+        written = write_figure(grid, style, filename_prefix, files=files, manifest=manifest, notes=notes)
         saved = ui.SavedImages(
             [ui.SavedResult(name, written.subfolder, io.FolderType.output) for name in written.pngs]
         ).as_dict()
@@ -150,6 +163,15 @@ def _for_print() -> list[io.Input]:
             max=1000,
             optional=True,
             tooltip="Pixels between the cells; -1 follows the font.",
+            advanced=True,
+        ),
+        # the last one, for saved graphs hold the widgets' values by their order
+        io.String.Input(
+            "placement",
+            default="",
+            optional=True,
+            tooltip="Which axis goes where, outermost first: rows: Seed, CFG scale; pages: Sampler. Empty: the first "
+            "along the columns, the second along the rows.",
             advanced=True,
         ),
     ]

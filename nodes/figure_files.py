@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import folder_paths
@@ -12,12 +13,12 @@ import torch
 from PIL import Image
 
 from ..figures import (
+    Cell,
     FigureStyle,
     Layout,
     by_index,
-    image_sizes,
+    cells,
     latex_snippet,
-    plan_figure,
     plan_heat_map,
     plan_pages,
     render,
@@ -48,7 +49,7 @@ class Written:
 
 
 def write_figure(
-    grid: Grid, style: FigureStyle, prefix: str, *, files: str, paged: bool, manifest: bool, notes: Mapping[str, str]
+    grid: Grid, style: FigureStyle, prefix: str, *, files: str, manifest: bool, notes: Mapping[str, str]
 ) -> Written:
     """Draw the grid's pages and write them under numbered names; ``notes`` go into every PNG.
 
@@ -56,7 +57,8 @@ def write_figure(
         OSError: names the file or folder that cannot be written.
         ValueError: a cell's image is gone.
     """
-    layouts, image_at = laid_out(grid, style, paged=paged)
+    pages = _Pages(grid)
+    layouts, image_at = pages.laid_out(style)
     written, stem = _place(prefix, layouts[0])
     batch = _Batch(layouts)
     for number, layout in enumerate(layouts, 1):
@@ -70,7 +72,7 @@ def write_figure(
             save_svg(layout, image_at, written.folder / f"{name[:-5]}.svg")
             written.others.append(f"{name[:-5]}.svg")
     if "PDF" in files:
-        _write_for_print(written, stem, grid, style, paged=paged)
+        _write_for_print(written, stem, pages, style)
     if manifest:
         _write_manifests(written, stem, grid)
     written.image = batch.image
@@ -79,21 +81,36 @@ def write_figure(
     return written
 
 
-def laid_out(
-    grid: Grid, style: FigureStyle, *, paged: bool
-) -> tuple[list[Layout], Callable[[Index], Image.Image | None]]:
-    """The pages and what gives each cell's image; measured numbers become one page, headed by what they are."""
-    if grid.numbers is not None:
-        layout, image_at = plan_heat_map(
-            grid.axes, grid.numbers, replace(style, title=style.title or grid.measure), spreads=grid.spreads
-        )
-        return [layout], image_at
-    sizes = image_sizes(grid.axes, grid.image)
-    if paged:
-        layouts = list(plan_pages(grid.axes, sizes, style, grid.failed()))
-    else:
-        layouts = [plan_figure(grid.axes, sizes, style, grid.failed())]
-    return layouts, by_index(grid.axes, grid.image)
+class _Pages:
+    """A grid's pages in any style."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def laid_out(self, style: FigureStyle) -> tuple[Sequence[Layout], Callable[[Index], Image.Image | None]]:
+        """The pages and what gives each cell's image; measured numbers are headed by what they are."""
+        grid = self._grid
+        if grid.numbers is not None:
+            headed = replace(style, title=style.title or grid.measure)
+            return plan_heat_map(grid.axes, grid.numbers, headed, spreads=grid.spreads)
+        return plan_pages(grid.axes, self._sizes, style, grid.failed()), by_index(grid.axes, grid.image)
+
+    @cached_property
+    def _sizes(self) -> dict[Index, tuple[int, int] | None]:
+        return {cell.index: _size(self._grid, cell) for cell in cells(self._grid.axes)}
+
+
+def _size(grid: Grid, cell: Cell) -> tuple[int, int] | None:
+    """(width, height) in px as the file's first bytes tell it: no picture is decoded."""
+    result = grid.result(cell)
+    if result.error:
+        return None
+    try:
+        with Image.open(result.path) as image:
+            return image.size
+    except (OSError, SyntaxError):
+        # says what is wrong with the file
+        return None if (image := grid.image(cell)) is None else image.size
 
 
 def _place(prefix: str, layout: Layout) -> tuple[Written, str]:
@@ -108,12 +125,16 @@ def _place(prefix: str, layout: Layout) -> tuple[Written, str]:
     return Written(Path(folder), subfolder), f"{name}_{counter:05d}"
 
 
-def _write_for_print(written: Written, stem: str, grid: Grid, style: FigureStyle, *, paged: bool) -> None:
+def _write_for_print(written: Written, stem: str, pages: _Pages, style: FigureStyle) -> None:
     """The PDF without the caption: LaTeX sets that in the document's own type, numbers it and lists it."""
-    layouts, image_at = laid_out(grid, replace(style, caption=""), paged=paged)
+    layouts, image_at = pages.laid_out(replace(style, caption=""))
     save_pdf(layouts, image_at, written.folder / f"{stem}.pdf")
     written.latex = latex_snippet(
-        f"{stem}.pdf", caption=style.caption, label=f"fig:{_label(stem)}", width_mm=style.width_mm
+        f"{stem}.pdf",
+        caption=style.caption,
+        label=f"fig:{_label(stem)}",
+        width_mm=style.width_mm,
+        pages=len(layouts),
     )
     with open(written.folder / f"{stem}.tex", "w", encoding="utf-8") as file:
         file.write(written.latex)
@@ -137,7 +158,7 @@ class _Batch:
     A wire holds 12 bytes a pixel: pages of more than 64 megapixels in all come out scaled down. The files do not.
     """
 
-    def __init__(self, layouts: list[Layout]) -> None:
+    def __init__(self, layouts: Sequence[Layout]) -> None:
         height, width = max(layout.height for layout in layouts), max(layout.width for layout in layouts)
         self.scale = min(1.0, (_MOST_WIRED_PIXELS / (len(layouts) * height * width)) ** 0.5)
         self.image = torch.ones(len(layouts), *(max(1, int(side * self.scale)) for side in (height, width)), 3)

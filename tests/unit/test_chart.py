@@ -11,7 +11,9 @@ import pytest
 from pack.figures.axes import Axis
 from pack.figures.cells import cells
 from pack.figures.chart import loss_chart, running_mean
-from pack.figures.heat_map import draw_heat_map, plan_heat_map
+from pack.figures.draw import render
+from pack.figures.heat_map import plan_heat_map
+from pack.figures.style import FigureStyle
 from PIL import Image
 
 NAN = math.nan
@@ -97,13 +99,13 @@ def test_what_cannot_be_drawn_is_said(arguments: dict, says: str) -> None:
 def test_charts_leave_the_settings_of_matplotlib_alone() -> None:
     before = dict(matplotlib.rcParams)
     loss_chart([0.2, 0.1], theme="dark")
-    draw_heat_map(AXES, {(0, 0): 1.0})
+    plan_heat_map(AXES, {(0, 0): 1.0})
     assert dict(matplotlib.rcParams) == before
 
 
 def test_a_heat_map_writes_every_number_on_its_colour() -> None:
     values = {cell.index: 0.1 * number for number, cell in enumerate(cells(AXES))}
-    layout, swatch = plan_heat_map(AXES, values)
+    (layout,), swatch = plan_heat_map(AXES, values)
     for cell in layout.cells:
         inside = [
             run.text
@@ -120,7 +122,18 @@ def test_a_heat_map_writes_every_number_on_its_colour() -> None:
     "values", [{}, {(0, 0): None}, {(0, 0): NAN}, {(0, 0): 2.0}, {(0, 0): 0.0, (0, 1): -1e9, (1, 0): 1e-9}]
 )
 def test_a_heat_map_shows_what_is_missing(values: dict) -> None:
-    layout, _ = plan_heat_map(AXES, values)
+    (layout,), swatch = plan_heat_map(AXES, values)
     finite = sum(value is not None and not math.isnan(value) for value in values.values())
     assert [run.text for run in layout.texts if run.role == "reason"] == ["no value"] * (6 - finite)
-    assert draw_heat_map(AXES, values).mode == "RGB"
+    assert render(layout, swatch).size == (layout.width, layout.height)
+
+
+def test_a_heat_map_of_several_pages_has_one_scale_of_colours() -> None:
+    axes = [*AXES, Axis("seed", (1, 2))]
+    values = {cell.index: float(number) for number, cell in enumerate(cells(axes))}
+    layouts, swatch = plan_heat_map(axes, values, FigureStyle(pages=True))
+    assert [[cell.index[2] for cell in layout.cells] for layout in layouts] == [[0] * 6, [1] * 6]
+    assert [sorted(float(run.text) for run in layout.texts if run.colour) for layout in layouts] == [
+        [float(number) for number in range(page, 12, 2)] for page in (0, 1)
+    ]
+    assert swatch((0, 0, 0)) != swatch((0, 0, 1))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from pack.figures.axes import Axis
 from pack.figures.cells import Cell, cells
-from pack.figures.draw import by_index, image_sizes, render
+from pack.figures.draw import by_index, render
 from pack.figures.export import (
     figure_manifest,
     latex_snippet,
@@ -44,9 +44,13 @@ def picture(cell: Cell) -> Image.Image | None:
     return None if cell.index in FAILED else Image.fromarray(pixels)
 
 
+def sizes_of(axes: list[Axis]) -> dict[tuple[int, ...], tuple[int, int]]:
+    return {cell.index: (64, 48) for cell in cells(axes) if cell.index not in FAILED}
+
+
 @pytest.fixture
 def layout() -> Layout:
-    return plan_figure(AXES, image_sizes(AXES, picture), STYLE, FAILED)
+    return plan_figure(AXES, sizes_of(AXES), STYLE, FAILED)
 
 
 IMAGES = by_index(AXES, picture)
@@ -120,7 +124,8 @@ def test_a_pdf_holds_every_pixel_and_text_in_truetype(tmp_path: Path, layout: La
 
 def test_a_pdf_has_a_page_for_each_layout(tmp_path: Path) -> None:
     axes = [*AXES, Axis("seed", (1, 2, 3))]
-    save_pdf(plan_pages(axes, image_sizes(axes, picture)), by_index(axes, picture), tmp_path / "pages.pdf")
+    pages = plan_pages(axes, sizes_of(axes), FigureStyle(pages=True))
+    save_pdf(pages, by_index(axes, picture), tmp_path / "pages.pdf")
     assert len(re.findall(rb"/Type /Page\b(?!s)", (tmp_path / "pages.pdf").read_bytes())) == 3
     with pytest.raises(ValueError, match="at least one page"):
         save_pdf([], IMAGES, tmp_path / "none.pdf")
@@ -162,6 +167,18 @@ def test_a_latex_snippet_escapes_what_latex_reads_as_commands() -> None:
         "\\end{figure}\n"
     )
     assert "\\textwidth" in latex_snippet("fig.pdf") and "caption" not in latex_snippet("fig.pdf")
+
+
+def test_a_latex_snippet_includes_every_page() -> None:
+    assert latex_snippet("fig.pdf", caption="Moon", width_mm=120, pages=3) == (
+        "\\begin{figure}[htbp]\n"
+        "  \\centering\n"
+        "  \\includegraphics[page=1,width=120mm]{fig.pdf}\\\\[1ex]\n"
+        "  \\includegraphics[page=2,width=120mm]{fig.pdf}\\\\[1ex]\n"
+        "  \\includegraphics[page=3,width=120mm]{fig.pdf}\n"
+        "  \\caption{Moon}\n"
+        "\\end{figure}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from pack.figures.axes import UNLABELLED, Axis
 from pack.figures.cells import Cell, cells
-from pack.figures.draw import draw_figure, draw_pages, image_sizes
+from pack.figures.draw import by_index, render
 from pack.figures.fonts import Face, clean, missing_glyphs
 from pack.figures.heat_map import plan_heat_map
 from pack.figures.layout import Layout, TextRun
 from pack.figures.place import letters
+from pack.figures.placement import Placement
 from pack.figures.plan import plan_figure, plan_pages
 from pack.figures.style import FigureStyle
 from PIL import Image, ImageChops
@@ -27,6 +28,7 @@ CFG = Axis("cfg", (1.0, 7.0, 13.0))
 WEIGHT = Axis("lora_weight", (0.0, 1.0))
 STEPS = Axis("steps", (10, 20))
 SEED = Axis("seed", (1, 2))
+NAME = "mjesec_sdxl_rank32_alpha8_lr1e-4_epoch"
 LONG = "moon surface, moon’s orbit, ground, rock, čempresi i žuta šuma đurđevca nad Šibenikom"
 
 
@@ -41,8 +43,22 @@ def sized(cell: Cell) -> Image.Image:
     return picture(cell, int(cell.get("width") or 96), int(cell.get("height") or 64))
 
 
+ImageOf = Callable[[Cell], Image.Image | None]
+Sizes = dict[tuple[int, ...], tuple[int, int] | None]
+
+
+def sizes_of(axes: list[Axis], image_of: ImageOf) -> Sizes:
+    images = {cell.index: image_of(cell) for cell in cells(axes)}
+    return {index: image and image.size for index, image in images.items()}
+
+
 def layout_of(axes: list[Axis], style: FigureStyle | None = None, **failed: dict) -> Layout:
-    return plan_figure(axes, image_sizes(axes, picture), style or FigureStyle(), failed.get("failed"))
+    return plan_figure(axes, sizes_of(axes, picture), style or FigureStyle(), failed.get("failed"))
+
+
+def drawn(axes: list[Axis], image_of: ImageOf, style: FigureStyle | None = None) -> Image.Image:
+    layout = plan_figure(axes, sizes_of(axes, image_of), style or FigureStyle())
+    return render(layout, by_index(axes, image_of))
 
 
 def texts(layout: Layout, role: str) -> list[str]:
@@ -79,6 +95,21 @@ CASES: dict[str, tuple[list[Axis], FigureStyle]] = {
     "print": ([CFG, WEIGHT], FigureStyle(width_mm=80, font_size_pt=9)),
     "no gaps": ([CFG, WEIGHT], FigureStyle(gap=0, margin=0)),
     "long label": ([CFG, Axis("seed", (1,), "the seed of the initial noise, " * 4)], FigureStyle()),
+    "many long names": ([Axis("lora_file", tuple(f"{NAME}{number:06d}" for number in range(10)))], FigureStyle()),
+    "many names": ([Axis("lora_file", tuple(f"mjesec-{number:06d}" for number in range(9))), CFG], FigureStyle()),
+    "many long names and bands": (
+        [Axis("lora_file", tuple(f"{NAME}{number:06d}" for number in range(20))), CFG],
+        FigureStyle(columns=9, caption=LONG, tags=True),
+    ),
+    "many prompts": (
+        [Axis("prompt", tuple(f"{LONG}, {number}" for number in range(12))), CFG],
+        FigureStyle(caption=LONG, width_mm=160, font="serif"),
+    ),
+    "many prompts nested": (
+        [Axis("prompt", tuple(f"{LONG}, {number}" for number in range(3))), CFG, STEPS],
+        FigureStyle(placement=Placement.parse("columns: CFG scale, Prompt"), title="Moon"),
+    ),
+    "many seeds": ([Axis("seed", tuple(10**19 + 7 * number for number in range(12))), CFG], FigureStyle()),
     "sizes": ([Axis("width", (32, 64)), Axis("height", (16, 40))], FigureStyle(title="Veličina")),
 }
 
@@ -90,19 +121,19 @@ def case(request: pytest.FixtureRequest) -> tuple[list[Axis], FigureStyle]:
 
 def test_every_cell_is_drawn_once_and_to_the_pixel(case: tuple[list[Axis], FigureStyle]) -> None:
     axes, style = case
-    page = draw_figure(axes, sized, style)
-    layout = plan_figure(axes, image_sizes(axes, sized), style)
+    page = drawn(axes, sized, style)
+    layout = plan_figure(axes, sizes_of(axes, sized), style)
     assert (page.width, page.height) == (layout.width, layout.height)
     assert sorted(cell.index for cell in layout.cells) == [cell.index for cell in cells(axes)]
     for cell in cells(axes):
         box = next(found.box for found in layout.cells if found.index == cell.index)
-        drawn = page.crop((box.x, box.y, box.x + box.width, box.y + box.height))
-        assert ImageChops.difference(drawn, sized(cell)).getbbox() is None, f"{cell} differs"
+        cut = page.crop((box.x, box.y, box.x + box.width, box.y + box.height))
+        assert ImageChops.difference(cut, sized(cell)).getbbox() is None, f"{cell} differs"
 
 
 def test_no_text_is_cut_or_over_other_text_or_a_cell(case: tuple[list[Axis], FigureStyle]) -> None:
     axes, style = case
-    layout = plan_figure(axes, image_sizes(axes, sized), style)
+    layout = plan_figure(axes, sizes_of(axes, sized), style)
     boxes = [ink_box(run, layout) for run in layout.texts if run.text]
     pixels = [(cell.box.x, cell.box.y, cell.box.x + cell.box.width, cell.box.y + cell.box.height)
               for cell in layout.cells]  # fmt: skip
@@ -113,7 +144,7 @@ def test_no_text_is_cut_or_over_other_text_or_a_cell(case: tuple[list[Axis], Fig
 
 def test_no_word_of_a_label_is_lost(case: tuple[list[Axis], FigureStyle]) -> None:
     axes, style = case
-    layout = plan_figure(axes, image_sizes(axes, sized), style)
+    layout = plan_figure(axes, sizes_of(axes, sized), style)
     written = "".join(run.text for run in layout.texts).replace(" ", "")
     wanted = [style.title, style.caption, *(axis.label for axis in axes)]
     wanted += [text for axis in axes for text in axis.texts]
@@ -134,10 +165,10 @@ def test_the_first_axis_runs_along_the_columns_and_the_second_along_the_rows() -
     assert place(layout, (1, 0))[1] < place(layout, (1, 1))[1]
 
 
-def test_transposing_and_positions_change_the_places() -> None:
+def test_transposing_and_placing_change_the_places() -> None:
     turned = layout_of([CFG, WEIGHT], FigureStyle(transpose=True))
-    positioned = layout_of([CFG.with_position("rows"), WEIGHT])
-    for layout in (turned, positioned):
+    placed = layout_of([CFG, WEIGHT], FigureStyle(placement=Placement.parse("rows: CFG scale")))
+    for layout in (turned, placed):
         assert place(layout, (0, 0))[0] == place(layout, (2, 0))[0]
         assert place(layout, (0, 0))[1] == place(layout, (0, 1))[1]
 
@@ -156,7 +187,7 @@ def test_a_header_stands_over_its_column_and_beside_its_row() -> None:
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
     axes = [Axis("width", (32, 64, 128)), Axis("height", (32, 64))]
-    layout = plan_figure(axes, image_sizes(axes, sized))
+    layout = plan_figure(axes, sizes_of(axes, sized))
     assert [cell.box.width for cell in layout.cells[:3]] == [32, 64, 128]
     first, second, third = (place(layout, (at, 0))[0] for at in range(3))
     assert second - first >= 32 and third - second > 64
@@ -174,16 +205,47 @@ def test_wrapping_puts_the_rest_below_with_headers_of_its_own() -> None:
 
 def test_pages_are_headed_by_the_axes_beyond_the_second() -> None:
     axes = [CFG, WEIGHT, STEPS]
-    layouts = plan_pages(axes, image_sizes(axes, picture))
+    layouts = plan_pages(axes, sizes_of(axes, picture), FigureStyle(pages=True))
     assert [texts(layout, "page") for layout in layouts] == [["Sampling steps: 10"], ["Sampling steps: 20"]]
     assert [{cell.index[2] for cell in layout.cells} for layout in layouts] == [{0}, {1}]
-    assert len(draw_pages(axes, picture)) == 2
-    assert len(plan_pages([CFG, WEIGHT], {})) == 1
+    assert len(plan_pages([CFG, WEIGHT], {}, FigureStyle(pages=True))) == len(plan_pages(axes, {})) == 1
 
 
 def test_an_axis_can_be_sent_to_the_pages() -> None:
-    layouts = plan_pages([CFG.with_position("pages"), WEIGHT], {})
+    layouts = plan_pages([CFG, WEIGHT], {}, FigureStyle(placement=Placement.parse("pages: cfg")))
     assert [texts(layout, "page") for layout in layouts] == [[f"CFG scale: {text}"] for text in CFG.texts]
+
+
+def test_the_axes_of_a_side_nest_in_the_order_in_which_they_are_placed() -> None:
+    axes = [CFG, WEIGHT, STEPS]
+    for text, order in (("rows: cfg, Sampling steps", [0, 2]), ("Rows: Sampling steps, CFG scale", [2, 0])):
+        layout = layout_of(axes, FigureStyle(placement=Placement.parse(text)))
+        left = min(cell.box.x for cell in layout.cells)
+        column = sorted((cell for cell in layout.cells if cell.box.x == left), key=lambda cell: cell.box.y)
+        places = [tuple(cell.index[number] for number in order) for cell in column]
+        assert places == sorted(places) and len(places) == 6
+
+
+def test_a_label_with_a_comma_can_be_placed() -> None:
+    axes = [Axis("lora_weight_model", (0.0, 1.0)), CFG, SEED]
+    for text in ("rows: LoRA weight, U-Net", 'rows: "LoRA weight, U-Net", Seed; columns: CFG scale'):
+        assert Placement.parse(text).numbers(axes)["rows"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("top: CFG scale", 'The placement "top: CFG scale" cannot be read'),
+        ("rows", 'The placement "rows" cannot be read'),
+        ("rows: cfg; rows: seed", "names rows twice"),
+        ('rows: "cfg', "a quote is not closed"),
+        ("rows: cgf", 'no axis "cgf"; there are: CFG scale, LoRA weight'),
+        ("rows: cfg; pages: CFG scale", "CFG scale is placed twice"),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Placement.parse(text).numbers([CFG, WEIGHT])
 
 
 def test_tags_count_in_reading_order() -> None:
@@ -212,30 +274,30 @@ def test_cells_without_images_take_the_size_of_the_others_and_none_at_all_still_
     def only_first(cell: Cell) -> Image.Image | None:
         return picture(cell) if cell.index == (0, 0) else None
 
-    layout = plan_figure([CFG, WEIGHT], image_sizes([CFG, WEIGHT], only_first))
+    layout = plan_figure([CFG, WEIGHT], sizes_of([CFG, WEIGHT], only_first))
     assert {(cell.box.width, cell.box.height) for cell in layout.cells} == {(96, 64)}
     assert texts(layout, "reason") == ["no image"] * 5
-    empty = draw_figure([CFG], lambda cell: None)
+    empty = drawn([CFG], lambda cell: None)
     assert empty.width > 3 * 256
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
 def test_images_of_every_mode_are_drawn(mode: str) -> None:
-    page = draw_figure([], lambda cell: picture(cell).convert(mode), FigureStyle(margin=0))
+    page = drawn([], lambda cell: picture(cell).convert(mode), FigureStyle(margin=0))
     assert page.size == (96, 64)
     assert ImageChops.difference(page, picture(Cell((), ())).convert(mode).convert("RGB")).getbbox() is None
 
 
 def test_transparency_shows_the_page() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    page = draw_figure([], lambda cell: clear, FigureStyle(theme="dark", margin=0))
+    page = drawn([], lambda cell: clear, FigureStyle(theme="dark", margin=0))
     assert page.getpixel((4, 4)) == (0x17, 0x18, 0x1B)
 
 
 def test_a_cell_width_scales_the_cells_on_request() -> None:
     layout = layout_of([CFG], FigureStyle(cell_width=48))
     assert {(cell.box.width, cell.box.height) for cell in layout.cells} == {(48, 32)}
-    page = draw_figure([CFG], picture, FigureStyle(cell_width=48))
+    page = drawn([CFG], picture, FigureStyle(cell_width=48))
     assert page.size == (layout.width, layout.height)
 
 
@@ -244,9 +306,7 @@ def test_text_has_the_points_asked_for_at_the_printed_width(width_mm: float) -> 
     def large(cell: Cell) -> Image.Image:
         return Image.new("RGB", (512, 512))
 
-    layout = plan_figure(
-        [CFG, WEIGHT], image_sizes([CFG, WEIGHT], large), FigureStyle(width_mm=width_mm, font_size_pt=9)
-    )
+    layout = plan_figure([CFG, WEIGHT], sizes_of([CFG, WEIGHT], large), FigureStyle(width_mm=width_mm, font_size_pt=9))
     assert layout.size_mm[0] == pytest.approx(width_mm)
     size = next(run.size for run in layout.texts if run.role == "value")
     assert size / layout.dpi * 72 == pytest.approx(9, rel=0.03)
@@ -259,7 +319,7 @@ def test_text_grows_with_the_cells(side: int, least: int, most: int) -> None:
 
 
 def test_equal_figures_have_equal_pixels() -> None:
-    first, second = (draw_figure([CFG, WEIGHT], picture, FigureStyle(title="č")) for _ in range(2))
+    first, second = (drawn([CFG, WEIGHT], picture, FigureStyle(title="č")) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
@@ -274,8 +334,8 @@ def test_only_one_cell_need_be_in_memory_at_a_time() -> None:
         most.append(len(alive))
         return image
 
-    draw_figure([CFG, WEIGHT], tracked)
-    assert max(most) <= 2 and len(most) == 12
+    render(layout_of([CFG, WEIGHT]), by_index([CFG, WEIGHT], tracked))
+    assert max(most) <= 2 and len(most) == 6
 
 
 @pytest.mark.parametrize(
@@ -314,8 +374,22 @@ def test_characters_are_composed_and_croatian_has_its_glyphs() -> None:
 
 def test_a_missing_glyph_is_reported_and_not_fatal() -> None:
     layout = layout_of([CFG], FigureStyle(title="Moon 月"))
-    assert layout.warnings == ("The font DejaVu Sans has no glyph for 月; a box stands in its place.",)
+    assert layout.warnings == ("The font DejaVu Sans Bold has no glyph for 月; a box stands in its place.",)
     assert layout_of([CFG], FigureStyle(title="Čć")).warnings == ()
+
+
+def test_glyphs_are_looked_for_in_the_face_that_draws_them() -> None:
+    # DejaVu Serif has this one in its regular face only
+    assert layout_of([CFG], FigureStyle(font="serif", caption="ℝ")).warnings == ()
+    (told,) = layout_of([CFG], FigureStyle(font="serif", title="ℝ")).warnings
+    assert told == "The font DejaVu Serif Bold has no glyph for ℝ; a box stands in its place."
+
+
+def test_text_that_is_read_from_right_to_left_is_told_of() -> None:
+    for word in ("ירח", "قمر"):
+        (told,) = layout_of([CFG], FigureStyle(caption=f"Moon, {word}: one seed.")).warnings
+        assert told.startswith(f'The figure sets "{word}:" from left to right, though it is read from right to left;')
+    assert layout_of([CFG], FigureStyle(caption="γ, Ж, →")).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -336,10 +410,8 @@ def test_a_style_refuses_what_cannot_be_drawn(arguments: dict, says: str) -> Non
 
 
 def test_two_axes_of_one_parameter_cannot_be_drawn() -> None:
-    draws: list[Callable] = [draw_figure, draw_pages]
-    for draw in draws:
-        with pytest.raises(ValueError, match='Two axes vary "cfg"'):
-            draw([CFG, CFG], picture)
+    with pytest.raises(ValueError, match='Two axes vary "cfg"'):
+        plan_figure([CFG, CFG], {})
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -353,6 +425,27 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_values_too_long_for_many_columns_are_numbered_and_listed_below() -> None:
+    prompts = Axis("prompt", tuple(f"{LONG}, {number}" for number in range(12)))
+    layout = layout_of([prompts, WEIGHT], FigureStyle(caption="One seed."))
+    above = [run for run in texts_of(layout, "value") if run.anchor == "middle"]
+    assert [run.text for run in above] == [str(number) for number in range(1, 13)]
+    assert [run.text for run in texts_of(layout, "label")].count("Prompt") == 2, "the list bears the axis's label"
+    listed = [run.text for run in texts_of(layout, "legend")]
+    assert " ".join(listed).startswith(f"1 {prompts.texts[0]} 2 {prompts.texts[1]} 3 ")
+    lowest = max(cell.box.y + cell.box.height for cell in layout.cells)
+    (caption,) = texts_of(layout, "caption")
+    assert all(lowest < run.y < caption.y for run in texts_of(layout, "legend"))
+
+
+def test_names_of_one_beginning_stay_different_over_many_columns() -> None:
+    for name in ("mjesec_", NAME, 3 * NAME):
+        files = Axis("lora_file", tuple(f"{name}{number:06d}" for number in range(10)))
+        layout = layout_of([files, WEIGHT])
+        heads = [run.text for run in layout.texts if run.role == "value" and run.anchor == "middle"]
+        assert len(set(heads)) >= len(files) and not any("…" in run.text for run in layout.texts)
 
 
 def texts_of(layout: Layout, role: str) -> list[TextRun]:
@@ -411,7 +504,7 @@ def test_images_of_one_row_begin_at_one_height() -> None:
 def test_the_numbers_of_a_heat_map_have_equal_decimals() -> None:
     def numbers(*values: float, spreads: Any = None) -> list[str]:
         axes = [Axis("seed", tuple(range(len(values))))]
-        layout, _ = plan_heat_map(axes, {(at,): value for at, value in enumerate(values)}, spreads=spreads)
+        (layout,), _ = plan_heat_map(axes, {(at,): value for at, value in enumerate(values)}, spreads=spreads)
         return [run.text for run in layout.texts if run.colour]
 
     assert numbers(0.1, 0.095) == ["0.100", "0.095"]
