@@ -98,13 +98,13 @@ def pictures_of(graph: Graph, entry: Mapping[str, Any], output: Path) -> dict[st
 
 
 def montage(pictures: Mapping[str, Path]) -> Image.Image:
-    """One telling cell of each figure, at its own pixels, above the figure's number."""
+    """One telling cell of each workflow's own figure, at its own pixels, above the figure's number."""
     from pack.figures.fonts import Face
     from PIL import ImageDraw
 
     face, side, foot = Face("sans", 18), 152, 40
-    cells = {name: _telling_cell(name, path) for name, path in pictures.items()}
-    shown = {name: cell for name, cell in cells.items() if cell is not None}
+    own = {name: path for name, path in pictures.items() if (WORKFLOWS / f"{name}.json").is_file()}
+    shown = {name: _telling_cell(name, path) for name, path in own.items()}
     rows = -(-len(shown) // 4)
     sheet = Image.new("RGB", (4 * side, rows * (side + foot)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -116,11 +116,8 @@ def montage(pictures: Mapping[str, Path]) -> Image.Image:
     return sheet
 
 
-def _telling_cell(name: str, figure: Path) -> Image.Image | None:
-    """None for a figure without a manifest: it shows what goes in and not what comes out."""
+def _telling_cell(name: str, figure: Path) -> Image.Image:
     manifest = figure.with_name(figure.name.replace("_.png", ".json"))
-    if not manifest.is_file():
-        return None
     cells = json.loads(manifest.read_text(encoding="utf-8"))["cells"]
     with Image.open(cells[TELLING.get(name, len(cells) - 1)]["path"]) as image:
         return image.convert("RGB")

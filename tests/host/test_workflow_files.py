@@ -20,6 +20,7 @@ NAMES = [path.stem for path in FILES]
 NOTES = ("MarkdownNote", "Note")
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
+ENDS = ("MjesecFigure", "SaveImage")
 TITLE_BAR = 30  # px that a node's title takes above its position
 THESIS = (
     "fig07_short_prompt", "fig08a_long_prompt", "fig08b_sampling_steps", "fig09_cfg_scale", "fig10_denoising",
@@ -114,6 +115,38 @@ def test_every_graph_has_both_forms_and_a_thumbnail() -> None:
     assert {"quickstart", "thesis_train", *THESIS} <= set(NAMES)
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == NAMES
     assert sorted(path.stem for path in FOLDER.glob("*.jpg")) == NAMES
+
+
+@pytest.mark.parametrize("name", [name for name in THESIS if name.startswith("fig")])
+def test_the_whole_thesis_has_a_row_with_the_nodes_of_each_workflow(name: str) -> None:
+    row, own = read(FOLDER / "api" / "thesis_all.json"), read(FOLDER / "api" / f"{name}.json")
+    ends = [key for key, node in own.items() if node["class_type"] in ENDS]
+    assert ends
+    for end in ends:
+        prefix = own[end]["inputs"]["filename_prefix"]
+        (twin,) = [key for key, node in row.items() if node["inputs"].get("filename_prefix") == prefix]
+        assert ancestry(row, twin) == ancestry(own, end), prefix
+
+
+def ancestry(api: Json, key: str) -> Any:
+    """A node with all that is upstream of it, in place of the numbers of the nodes."""
+    node = api[key]
+    if is_cell_of_weight_06(api, key):
+        return "the cell of LoRA weight 0.6"
+    inputs = {
+        name: (ancestry(api, value[0]), value[1]) if isinstance(value, list) else value
+        for name, value in node["inputs"].items()
+    }
+    return node["class_type"], inputs
+
+
+def is_cell_of_weight_06(api: Json, key: str) -> bool:
+    """The thesis's graph has sampled it for Slika 11 and picks it; fig12_upscale samples it itself, in a first pass."""
+    kind, inputs = api[key]["class_type"], api[key]["inputs"]
+    if kind == "MjesecPickCell":
+        return inputs["cell"] == "LoRA weight: 0.6"
+    sampler = api[inputs["samples"][0]] if kind == "VAEDecode" else None
+    return sampler is not None and sampler["inputs"].get("denoise") == 1.0
 
 
 def test_no_two_thumbnails_show_the_same() -> None:
