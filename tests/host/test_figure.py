@@ -6,13 +6,14 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from host_graphs import node, sweep
-from host_server import Host
+from host_server import Host, setup_from_environment
 from PIL import Image
 
 import dev
@@ -74,6 +75,55 @@ def test_further_axes_become_pages(host: Host) -> None:
     assert len(paths) == 2 and paths[0].read_bytes() != paths[1].read_bytes()
     pdf = paths[0].with_name(paths[0].name.replace("_1_.png", ".pdf"))
     assert "Sampling steps: 1" in words_of(pdf) and "Sampling steps: 2" in words_of(pdf)
+    latex = pdf.with_suffix(".tex").read_text(encoding="utf-8")
+    assert all(rf"\includegraphics[page={page},width=\textwidth]{{{pdf.name}}}" in latex for page in (1, 2))
+
+
+def test_axes_go_where_they_are_placed(host: Host) -> None:
+    axes = [("CFG scale", "2, 4"), ("seed", "11, 12"), ("sampling steps", "1, 2")]
+    plain, nested = (
+        Image.open(host.outputs(host.run(graph(axes, margin=0, gap=0, placement=placement)))[0])
+        for placement in ("", "rows: Seed, CFG scale, Sampling steps")
+    )
+    assert nested.height > 8 * 64 > plain.height and nested.width < plain.width
+    paths = host.outputs(host.run(graph(axes, placement="pages: CFG scale")))
+    assert len(paths) == 2
+    measured = graph(axes, placement="pages: CFG scale; columns: Sampling steps")
+    measured["measure"] = node("MjesecMeasureCells", grid=["sweep", 0], measure="contrast", reference=1)
+    measured["figure"]["inputs"]["grid"] = ["measure", 0]
+    assert len(host.outputs(host.run(measured))) == 2
+
+
+@pytest.mark.parametrize(
+    ("placement", "says"),
+    [("left: Seed", 'The placement "left: Seed" cannot be read'), ("rows: Saed", 'The sweep has no axis "Saed"')],
+)
+def test_a_placement_that_cannot_be_is_told_of(host: Host, placement: str, says: str) -> None:
+    with pytest.raises(dev.PromptFailure, match=says):
+        host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, placement=placement))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What figure_program.py saw."""
+    program = Path(__file__).with_name("figure_program.py")
+    base = tmp_path_factory.mktemp("base")
+    command = [sys.executable, program, setup_from_environment().comfyui, dev.ROOT, base]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, cwd=base, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_picture_is_decoded_once_for_each_file_that_shows_it(written: dict[str, Any]) -> None:
+    assert written["read"] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("name", "says"), [("gone", "is gone"), ("no picture", "damaged"), ("cut off", "damaged")])
+def test_a_picture_that_cannot_be_read_is_told_of_and_leaves_no_file(
+    written: dict[str, Any], name: str, says: str
+) -> None:
+    told, files = written["broken"][name]
+    assert says in told and "queue the sweep again" in told and files == 0
 
 
 def test_margin_gap_and_their_defaults(host: Host) -> None:
