@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,11 @@ INTO_SUBGRAPH = """id => {
     const node = window.app.graph.nodes.find(node => String(node.id) === id)
     window.app.graph.convertToSubgraph(new Set([node]))
 }"""
+ROOT = "() => window.app.canvas.setGraph(window.app.graph)"
+SUBGRAPH = "() => window.app.canvas.openSubgraph(window.app.graph.nodes.find(node => node.subgraph).subgraph)"
+CHANGE_TITLE = "() => { window.app.graph.nodes[0].title = 'changed' }"
+# as the editor notes whatever a user does, to undo it and to keep it in its tab
+NOTE_CHANGE = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
 # a graph in API format becomes a workflow as the editor's own: only those have an id
 WITH_ID = """name => {
     const graph = { ...window.app.graph.serialize(), id: crypto.randomUUID() }
@@ -189,7 +195,6 @@ def test_the_quickstart_is_watched_paused_and_stopped_by_clicking(editor: Editor
     assert set(trained["inputs"]) == {"model", "clip", "vae", "dataset", "settings"}
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_a_reload_in_mid_training_leads_back_to_it(running: str, editor: Editor) -> None:
     before = step_of(panel_of(editor.page))
     editor.load()
@@ -205,7 +210,6 @@ def assert_nothing_is_missing(page: Page, run: str) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_two_tabs_show_and_steer_the_same_run(running: str, editor: Editor) -> None:
     other = Editor(editor.page.context.new_page(), editor.host, editor.renderer)
     other.load()
@@ -232,7 +236,6 @@ def run_of(host: Host, run: str) -> dict[str, Any]:
     return dict(host.get(f"/mjesec/runs/{run}")["run"])
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_a_lost_connection_leaves_no_gap(running: str, editor: Editor) -> None:
     panel = panel_of(editor.page)
     before = step_of(panel)
@@ -242,7 +245,6 @@ def test_a_lost_connection_leaves_no_gap(running: str, editor: Editor) -> None:
     assert_nothing_is_missing(editor.page, running)
 
 
-@pytest.mark.parametrize("editor", ["vue"], indirect=True)
 def test_samples_appear_when_asked_for_and_are_enlarged_and_a_refusal_is_told(running: str, editor: Editor) -> None:
     panel = panel_of(editor.page)
     press(panel, "Sample now")
@@ -265,31 +267,84 @@ def test_samples_appear_when_asked_for_and_are_enlarged_and_a_refusal_is_told(ru
     editor.problems.clear()
 
 
-@pytest.mark.parametrize("editor", ["vue"], indirect=True)
+class TwoRuns:
+    """A workflow of two trainings, the second in a subgraph; both have run."""
+
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+        self.names = [f"first_{next(numbers)}", f"second_{next(numbers)}"]
+        self.title = f"two {self.names[0]}"
+        self.graph: dict[str, Any] = {}
+        for at, name in enumerate(self.names):
+            one = _numbered(training(output_name=name, steps=1 + at, seed=next(numbers)))
+            text = re.sub(r'\["(\d)", ', lambda found, at=at: f'["{int(found[1]) + 10 * at}", ', json.dumps(one))
+            self.graph |= {str(number + 10 * at): each for number, each in enumerate(json.loads(text), 1)}
+        open_workflow(editor, self.graph, self.title)
+        editor.js(INTO_SUBGRAPH, "14")
+        editor.queue()
+        editor.js(NOTE_CHANGE)
+
+    def expect_shown(self) -> None:
+        """Each node shows its own run; afterwards the whole graph is in view."""
+        for at, where in enumerate((ROOT, SUBGRAPH)):
+            self.editor.js(where)
+            self.editor.js(LOOK_AT_PANEL)
+            panel = panel_of(self.editor.page)
+            expect(panel.locator(".mj-run-name")).to_have_text(self.names[at])
+            assert step_of(panel) == 1 + at
+        self.editor.js(ROOT)
+
+
 def test_every_node_shows_its_own_run_also_in_a_subgraph(editor: Editor) -> None:
-    graph: dict[str, Any] = {}
-    names = [f"first_{next(numbers)}", f"second_{next(numbers)}"]
-    for at, name in enumerate(names):
-        one = _numbered(training(output_name=name, steps=1 + at, seed=next(numbers)))
-        text = re.sub(r'\["(\d)", ', lambda found, at=at: f'["{int(found[1]) + 10 * at}", ', json.dumps(one))
-        graph |= {str(number + 10 * at): each for number, each in enumerate(json.loads(text), 1)}
-    open_workflow(editor, graph, "two")
-    editor.js(INTO_SUBGRAPH, "14")
-    editor.queue()
-    editor.js(LOOK_AT_PANEL)
-    expect(panel_of(editor.page).locator(".mj-run-name")).to_have_text(names[0])
-    assert step_of(panel_of(editor.page)) == 1
-    inner = run_named(editor.host, names[1])
-    assert ":" in inner["node_id"]
-    editor.js("() => window.app.canvas.openSubgraph(window.app.graph.nodes.find(node => node.subgraph).subgraph)")
-    editor.js(LOOK_AT_PANEL)
-    expect(panel_of(editor.page).locator(".mj-run-name")).to_have_text(names[1])
-    assert step_of(panel_of(editor.page)) == 2
-    editor.js("() => window.app.canvas.setGraph(window.app.graph)")
+    two = TwoRuns(editor)
+    two.expect_shown()
+    assert ":" in run_named(editor.host, two.names[1])["node_id"]
 
     # another workflow with a node of the same id has had no run
-    open_workflow(editor, {name: graph[name] for name in "1234"}, "other")
+    open_workflow(editor, {name: two.graph[name] for name in "1234"}, "other")
     expect(panel_of(editor.page)).to_contain_text("Queue the graph")
+
+
+def test_a_run_that_has_ended_is_shown_however_its_graph_is_loaded_again(editor: Editor) -> None:
+    two = TwoRuns(editor)
+    saved = editor.js("() => window.app.graph.serialize()")
+    # another tab and back; the first one of that title holds the graph as it came, without an id
+    editor.new_graph()
+    editor.page.get_by_role("button", name=re.compile(two.title)).last.click()
+    expect(editor.page).to_have_title(re.compile(two.title))
+    editor.page.wait_for_function("() => window.app.graph.nodes.length > 1")
+    two.expect_shown()
+    # a change is taken back: the editor loads the whole graph that it noted before
+    editor.js(CHANGE_TITLE)
+    editor.js(NOTE_CHANGE)
+    editor.command("Comfy.Undo")
+    editor.page.wait_for_function("() => !window.app.graph.nodes.some(node => node.title === 'changed')")
+    two.expect_shown()
+    # under another id, as from somebody else, it still remembers its runs
+    editor.new_graph()
+    editor.open_graph({**saved, "id": str(uuid.uuid4())})
+    two.expect_shown()
+
+
+def test_a_panel_that_leaves_the_graph_leaves_nothing_behind(editor: Editor) -> None:
+    two = TwoRuns(editor)
+    two.expect_shown()
+    outer = panel_of(editor.page)
+    editor.js(LOOK_AT_PANEL)
+    expect(outer.locator(".uplot")).to_have_count(1)
+    kept = outer.element_handle()
+    editor.js("() => window.app.graph.remove(window.app.graph.nodes.find(node => node.type === 'MjesecTrainLora'))")
+    assert kept.query_selector(".uplot") is None
+    editor.js(SUBGRAPH)
+    editor.js(LOOK_AT_PANEL)
+    expect(panel_of(editor.page).locator(".uplot")).to_have_count(1)
+    kept = panel_of(editor.page).element_handle()
+    editor.js(ROOT)
+    editor.new_graph()
+    # nodes in a subgraph are not told that all was cleared: they find it out
+    editor.js(f"async () => {{ {STORE}; await store.refresh() }}")
+    assert kept.query_selector(".uplot") is None
+    assert editor.js(LISTENING) == 0
 
 
 def put_hostile_run(host: Host) -> str:
@@ -324,7 +379,6 @@ def put_hostile_run(host: Host) -> str:
     return run
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_hostile_texts_of_a_log_stay_texts(editor: Editor) -> None:
     put_hostile_run(editor.host)
     editor.load()

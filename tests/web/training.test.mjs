@@ -2,7 +2,7 @@
 /** What the training panel knows and says, without a browser and without a host. */
 import { expect, test } from 'vitest'
 import { Curve } from '../../web/training/curve.mjs'
-import { nodeAt, runOf } from '../../web/training/of_node.mjs'
+import { isThere, nodeAt, runOf } from '../../web/training/of_node.mjs'
 import { RunStore } from '../../web/training/runs.mjs'
 import { buttonsOf, factsOf, stateOf } from '../../web/training/telling.mjs'
 
@@ -173,6 +173,15 @@ test('a node shows its own run, in whatever subgraph and workflow it is', () => 
   expect(runOf(all, outer)?.id).toBe('own')
   expect(runOf(all, inner)?.id).toBe('deep')
   expect(runOf([elsewhere, api], outer)).toBeUndefined()
+})
+
+test('a node of a graph that was cleared is no longer there', () => {
+  const { root, outer, inner } = graphs()
+  root.subgraphs = new Map([['other', inner.graph]])
+  expect([isThere(outer), isThere(inner)]).toEqual([true, true])
+  // what was loaded again is another graph of the same name
+  root.subgraphs = new Map([['other', { ...inner.graph }]])
+  expect([isThere(outer), isThere(inner), isThere({ graph: null })]).toEqual([true, false, false])
 })
 
 test('a graph without an id shows what goes on, and of the past only what it remembers', () => {

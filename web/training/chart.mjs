@@ -37,15 +37,16 @@ export class LossChart {
     this.#tellValues()
   }
 
-  /** Ends a zoom; the next drawing shows it. */
-  showAll() {
-    this.#zoom = null
+  /** Forgets what was drawn and a zoom into it; the next drawing begins anew. A plot is known to the page until then. */
+  clear() {
+    this.#plot?.destroy()
+    this.#plot = this.#zoom = null
+    fill(this.legend)
   }
 
   destroy() {
     this.observer.disconnect()
-    this.#plot?.destroy()
-    this.#plot = null
+    this.clear()
   }
 
   /** @param {string[]} groups */

@@ -2,7 +2,7 @@
  * Which run a node shows.
  *
  * @typedef {import('./runs.mjs').Run} Run
- * @typedef {{ id?: string, getNodeById(id: string | number): GraphNode | null | undefined }} Graph
+ * @typedef {{ id?: string, getNodeById(id: string | number): GraphNode | null | undefined, subgraphs?: Map<any, Graph> }} Graph
  * @typedef {{ graph?: Graph & { rootGraph?: Graph } | null, subgraph?: Graph, properties?: Record<string, any> }} GraphNode
  */
 import { isLive } from './runs.mjs'
@@ -27,6 +27,16 @@ export function nodeAt(root, path) {
     graph = node?.subgraph
   }
   return node
+}
+
+/**
+ * Whether a node is part of the graph that is open: when all of it is cleared, nodes in subgraphs are not told.
+ *
+ * @param {GraphNode} node
+ */
+export function isThere({ graph }) {
+  const root = graph?.rootGraph ?? graph
+  return Boolean(graph) && (graph === root || root?.subgraphs?.get(graph?.id) === graph)
 }
 
 /**

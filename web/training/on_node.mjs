@@ -2,7 +2,7 @@
 import { app } from '../host.mjs'
 import { follow } from '../lib/nodes.mjs'
 import { store, urlOf } from './live.mjs'
-import { PROPERTY, runOf } from './of_node.mjs'
+import { isThere, PROPERTY, runOf } from './of_node.mjs'
 import { RunPanel } from './panel.mjs'
 import { isLive } from './runs.mjs'
 
@@ -28,6 +28,8 @@ export function addTrainingPanel(node) {
     if (!(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode)) app.canvas.processMouseWheel(event)
   })
   follow(node, 'onAdded', () => shown.start())
+  // only now it knows the run that the workflow remembers, and nodes in a subgraph which node stands for it
+  follow(node, 'onAfterGraphConfigured', () => shown.update())
   follow(node, 'onRemoved', () => shown.stop())
   follow(node, 'onExecuted', (/** @type {any} */ output) => shown.executed(output))
 }
@@ -46,8 +48,8 @@ class ShownRun {
 
   start() {
     this.#unlisten()
-    this.#unlisten = store.listen(() => this.#update())
-    this.#update()
+    this.#unlisten = store.listen(() => this.update())
+    this.update()
   }
 
   stop() {
@@ -60,10 +62,12 @@ class ShownRun {
   executed(output) {
     if (!output?.mjesec_run) return
     this.#made = this.node.properties[PROPERTY] = String(output.mjesec_run[0])
-    this.#update()
+    this.update()
   }
 
-  #update() {
+  /** Looks anew which run is the node's. */
+  update() {
+    if (!isThere(this.node)) return this.stop()
     const run = runOf(store.runs, this.node, this.#made)
     if (run && isLive(run)) {
       this.#made = undefined

@@ -48,7 +48,7 @@ export class RunPanel {
     this.#unwatch()
     this.#id = id
     this.samples.clear()
-    this.chart.showAll()
+    this.chart.clear()
     this.#unwatch = id === null ? () => {} : this.store.watch(id, () => this.#draw())
     this.#draw()
   }
