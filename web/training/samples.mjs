@@ -22,7 +22,7 @@ export class SampleStrip {
   /** @param {UrlOf} urlOf */
   constructor(urlOf) {
     this.urlOf = urlOf
-    this.element = el('div', { class: 'mj-samples', hidden: true })
+    this.element = el('div', { class: 'mj-run-samples', hidden: true })
   }
 
   /** @param {Sample[]} samples in the order of their steps */
@@ -47,7 +47,7 @@ export class SampleStrip {
     const name = nameOf(sample)
     const image = el('img', { src: this.urlOf(sample), alt: name, loading: 'lazy', decoding: 'async' })
     const open = () => openSample(this.#samples, this.#samples.findIndex((each) => keyOf(each) === keyOf(sample)), this.urlOf)
-    return el('button', { class: 'mj-sample', type: 'button', title: name, onclick: open }, image, el('span', {}, String(sample.step)))
+    return el('button', { class: 'mj-run-sample', type: 'button', title: name, onclick: open }, image, el('span', {}, String(sample.step)))
   }
 }
 
@@ -69,7 +69,7 @@ function openSample(samples, first, urlOf) {
   }
   const earlier = el('button', { class: 'mj-button', type: 'button', title: 'Earlier (←)', onclick: () => turn(-1) }, '←')
   const later = el('button', { class: 'mj-button', type: 'button', title: 'Later (→)', onclick: () => turn(1) }, '→')
-  const figure = el('figure', { class: 'mj-sample-view' }, image, caption)
+  const figure = el('figure', { class: 'mj-run-sample-view' }, image, caption)
   const dialog = openDialog('Sample image', [earlier, later], figure)
   dialog.addEventListener('keydown', ({ key }) => {
     if (key === 'ArrowLeft') turn(-1)
