@@ -56,7 +56,6 @@ def test_a_figures_cells_are_explored_and_one_becomes_a_graph(viewer: Locator, e
     assert {"cfg": 4, "seed": 2, "steps": 1, "sampler_name": "euler_ancestral"}.items() <= sampler["inputs"].items()
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_two_cells_are_compared_and_axes_change_places(viewer: Locator, editor: Editor) -> None:
     cells = viewer.get_by_role("gridcell")
     cells.nth(0).click()
@@ -77,6 +76,26 @@ def test_two_cells_are_compared_and_axes_change_places(viewer: Locator, editor: 
     expect(cells.nth(1)).to_have_accessible_name("CFG scale 4, Seed 1, Sampling steps 2")
     editor.page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
+
+
+def test_two_cells_are_compared_by_keyboard(viewer: Locator, editor: Editor) -> None:
+    cells = viewer.get_by_role("gridcell")
+    expect(cells.first).to_be_focused()
+    editor.page.keyboard.press("Enter")
+    expect(viewer.get_by_text("Shift+Enter or Shift+click on another cell")).to_be_visible()
+    editor.page.keyboard.press("ArrowRight")
+    editor.page.keyboard.press("Shift+Enter")
+    slider = viewer.get_by_role("slider", name="Border")
+    expect(slider).to_be_focused()
+    for _ in range(5):
+        editor.page.keyboard.press("ArrowLeft")
+    assert viewer.locator(".mj-slider").evaluate("frame => frame.style.getPropertyValue('--at')") == "45%"
+    back = viewer.get_by_role("button", name="all cells")
+    for _ in range(4):
+        editor.page.keyboard.press("Shift+Tab")
+    expect(back).to_be_focused()
+    editor.page.keyboard.press("Enter")
+    expect(cells.first).to_be_focused()
 
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"
@@ -104,7 +123,6 @@ def put_big_sweep(host: Host, side: int) -> str:
     return name
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_a_big_grid_fetches_what_is_in_view_and_hostile_texts_stay_texts(editor: Editor) -> None:
     name = put_big_sweep(editor.host, 20)
     fetched: set[str] = set()
