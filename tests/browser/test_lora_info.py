@@ -86,17 +86,21 @@ def test_a_lora_that_is_dropped_on_the_editor_restores_its_graph(editor: Editor,
     assert_is(editor.prompt(), training(output_name="shown"))
 
 
-def test_the_editors_own_graph_comes_back_with_its_places(editor: Editor) -> None:
+def test_the_editors_own_graph_comes_back_with_its_places(editor: Editor, trained: str) -> None:
     """Queued by the Run button, the LoRA carries the editor's workflow; Load LoRA on the training's wire shows it."""
     name = f"own_{'vue' if editor.js(IS_VUE) else 'canvas'}"
     graph = training(output_name=name, seed=3)
-    graph["load"] = load_lora("(lora input)")
+    # the file on the node is not what it loads
+    graph["load"] = load_lora(trained)
     graph["load"]["inputs"] |= {"model": ["ckpt", 0], "lora": ["train", 0]}
     editor.open_api(graph)
     editor.js("() => { window.app.graph.nodes.find(node => node.type === 'MjesecTrainLora').pos = [2777, 55] }")
+    dialog = editor.page.get_by_role("dialog", name="LoRA info")
+    editor.press("MjesecLoadLora", "LoRA info")
+    expect(dialog.get_by_text("It is not known which LoRA")).to_be_visible()
+    editor.page.keyboard.press("Escape")
     editor.queue()
     editor.press("MjesecLoadLora", "LoRA info")
-    dialog = editor.page.get_by_role("dialog", name="LoRA info")
     expect(dialog.get_by_role("combobox", name="LoRA", exact=True)).to_have_value(f"{name}.safetensors")
     editor.page.keyboard.press("Escape")
     # the training itself has it in its menu
@@ -121,7 +125,6 @@ MENU = """kind => {
 }"""
 
 
-@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_hostile_and_empty_files_are_told_as_text(editor: Editor) -> None:
     tags = json.dumps({HOSTILE: {HOSTILE: 3}})
     directories = json.dumps({HOSTILE: {"n_repeats": HOSTILE, "img_count": HOSTILE}})
@@ -135,7 +138,7 @@ def test_hostile_and_empty_files_are_told_as_text(editor: Editor) -> None:
     )  # fmt: skip
     put_file(editor.host.output / "loras" / "silent.safetensors", {})
     dialog = open_info(editor, {"1": load_lora("(lora input)")})
-    expect(dialog.get_by_text("No file is chosen")).to_be_visible()
+    expect(dialog.get_by_text("It is not known which LoRA")).to_be_visible()
     chooser = dialog.get_by_role("combobox", name="LoRA", exact=True)
     chooser.select_option(f"hostile{HOSTILE}.safetensors")
     expect(dialog.get_by_role("heading", name="Training")).to_be_visible()

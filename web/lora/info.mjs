@@ -26,7 +26,7 @@ export async function openLoraInfo(routes, name, names, onGraph) {
   const show = async () => {
     const mine = ++asked
     restore.disabled = true
-    fill(body, el('p', { class: 'mj-hint' }, chooser.value ? 'loading …' : 'No file is chosen on the node. A LoRA from training is known here once the training has run.'))
+    fill(body, el('p', { class: 'mj-hint' }, chooser.value ? 'loading …' : 'It is not known which LoRA the node loads: choose a file, or run the training that is connected.'))
     if (!chooser.value) return
     /** @type {Info | unknown} */
     const found = await routes.get(['loras', chooser.value]).catch((error) => error)

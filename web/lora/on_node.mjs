@@ -1,7 +1,7 @@
 /** The LoRA info: a button on Load LoRA, and an entry in the menu of a training that has made one. */
 import { api, app } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { follow, sourceOf, widgetValue } from '../lib/nodes.mjs'
+import { follow, isWired, sourceOf, widgetValue } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
 import { openLoraInfo } from './info.mjs'
 
@@ -31,15 +31,15 @@ export function loraMenu(node) {
 }
 
 /**
- * What the node loads: the LoRA on its wire goes before the file.
+ * What the node loads: the LoRA on its wire goes before the file, also while nobody knows which one that is.
  *
  * @param {any} node
  * @returns {string | undefined}
  */
 function nameFor(node) {
-  const trained = sourceOf(node, 'lora')?.properties?.[PROPERTY]
+  if (isWired(node, 'lora')) return sourceOf(node, 'lora')?.properties?.[PROPERTY]
   const chosen = widgetValue(node, WIDGET)
-  return trained ?? (NO_FILE.test(chosen) ? undefined : chosen)
+  return NO_FILE.test(chosen) ? undefined : chosen
 }
 
 /** @param {any} node */
