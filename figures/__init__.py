@@ -3,7 +3,7 @@
 Importing this loads Pillow alone; numpy and matplotlib come with the first chart, heat map or PDF.
 """
 
-from .axes import UNLABELLED, Axis, Parameter, format_value, parse_values
+from .axes import UNLABELLED, Axis, format_value
 from .cells import Cell, cells, check_distinct, count, execution_order
 from .chart import loss_chart
 from .contact_sheet import contact_sheet
@@ -19,10 +19,11 @@ from .export import (
 )
 from .heat_map import plan_heat_map
 from .layout import Layout
-from .parameters import COST_RANK, PARAMETERS, parameter_named
+from .parameters import COST_RANK, PARAMETERS, Parameter, parameter_named
 from .placement import Placement
 from .plan import plan_figure, plan_pages
 from .style import FigureStyle
+from .values import parse_values
 
 __all__ = [
     "COST_RANK",

@@ -8,13 +8,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import PurePosixPath
 
-from .parameters import COST_RANK, PARAMETERS, Parameter, Value, parameter_named
-from .values import MAX_VALUES, parse_values
-
-__all__ = [
-    "COST_RANK", "MAX_VALUES", "PARAMETERS", "Axis", "Parameter", "Value",
-    "format_value", "parameter_named", "parse_values",
-]  # fmt: skip
+from .parameters import PARAMETERS, Parameter, Value
+from .values import parse_values
 
 UNLABELLED = " "
 _DIGITS, _ALL_DIGITS = 6, 17

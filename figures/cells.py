@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from .axes import Axis, Value, format_value
-from .parameters import COST_RANK
+from .axes import Axis, format_value
+from .parameters import COST_RANK, Value
 
 Index = tuple[int, ...]
 

@@ -293,7 +293,9 @@ def test_the_whole_thesis_goes_on_from_the_cell_that_it_has(runs: dict[str, Run]
     assert before.tobytes() == of_weight[2].tobytes()
 
 
-@pytest.mark.parametrize("name", ["fig10_denoising", "fig12_upscale", "fig13_inpainting", "beyond_overfitting"])
+@pytest.mark.parametrize(
+    "name", ["fig07_short_prompt", "fig10_denoising", "fig12_upscale", "fig13_inpainting", "beyond_overfitting"]
+)
 def test_a_manifest_tells_what_the_figure_was_made_with(name: str, runs: dict[str, Run], host: Host) -> None:
     told = [
         json.loads(path.with_name(path.name.replace("_.png", ".json")).read_text(encoding="utf-8"))

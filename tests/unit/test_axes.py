@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pack.figures.axes import PARAMETERS, Axis, Parameter, format_value, parameter_named, parse_values
+from pack.figures.axes import Axis, format_value
+from pack.figures.parameters import PARAMETERS, Parameter, parameter_named
+from pack.figures.values import parse_values
 
 
 @pytest.mark.parametrize(
