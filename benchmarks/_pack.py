@@ -1,4 +1,4 @@
-"""Makes the plugin importable as `pack` and dev.py as `dev`, wherever the checkout lies.
+"""Makes the plugin importable as `pack` and devtools/ as `dev`, wherever the checkout lies.
 
 The checkout never goes onto sys.path: its `nodes/` would hide the host's `nodes.py`.
 """
@@ -26,4 +26,4 @@ def load_by_path(name: str, file: Path, package_folder: Path | None = None) -> N
 
 
 load_by_path("pack", ROOT / "__init__.py", package_folder=ROOT)
-load_by_path("dev", ROOT / "dev.py")
+load_by_path("dev", ROOT / "devtools" / "__init__.py", package_folder=ROOT / "devtools")

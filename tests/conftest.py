@@ -1,7 +1,7 @@
 """Loads the repository root the way the host does: as a package found by path, never through sys.path.
 
 With the root on sys.path, our `nodes/` would shadow the host's `nodes.py`. Tests therefore import
-`pack` (the plugin), `dev` (dev.py) and the helpers of both tiers by names that are known here alone.
+`pack` (the plugin), `dev` (devtools/) and the helpers of both tiers by names that are known here alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 ROOT = Path(__file__).absolute().parent.parent
 FILES = {
     "pack": ROOT / "__init__.py",
-    "dev": ROOT / "dev.py",
+    "dev": ROOT / "devtools" / "__init__.py",
     "host_server": ROOT / "tests" / "host" / "server.py",
     "host_graphs": ROOT / "tests" / "host" / "graphs.py",
     "browser_editor": ROOT / "tests" / "browser" / "editor.py",
@@ -32,8 +32,9 @@ class ByPath(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in FILES:
             return None
-        folders = [str(ROOT)] if name == "pack" else None
-        return importlib.util.spec_from_file_location(name, FILES[name], submodule_search_locations=folders)
+        file = FILES[name]
+        folders = [str(file.parent)] if file.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
 
 
 # pytest runs this file once for each folder of tests that it collects

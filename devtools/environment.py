@@ -1,0 +1,120 @@
+"""The Python environment that runs the host and the tests: what it is made of, and the one that lies in the cache."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .base import ROOT, Failure, say
+from .cache import cache_folder, is_whole, key_of, locked, remove, sizes_of, write_stamp
+from .comfyui import local_comfyui, registry_comfyui
+from .interpreters import make_venv, runs, venv_python
+from .processes import run_step
+
+# the newest release of all three: torchaudio ended there, refuses to be imported beside a torch built for
+# another CUDA, and transformers, so peft too, imports it wherever ComfyUI's requirements put it
+DEFAULT_TORCH = "torch==2.11.* torchvision==0.26.* torchaudio==2.11.*"
+DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2", "pytest-xdist>=3.6,<4", "tensorboard>=2.16,<3")
+# imported once when an environment is made, and looked for each time it is used
+KEY_MODULES = (
+    "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",
+    "matplotlib", "PIL", "pytest", "ruff",
+)  # fmt: skip
+STAMP = "mjesec-environment.json"
+
+
+def environment_key(host_requirements: str, our_requirements: str, torch: str, tools: Sequence[str] = DEV_TOOLS) -> str:
+    """16 hexadecimal digits that change with whatever an environment is made of."""
+    version = f"{platform.python_implementation()} {sys.version_info.major}.{sys.version_info.minor}"
+    system = sysconfig.get_platform()
+    return key_of(version, system, host_requirements, our_requirements, torch, *tools, *KEY_MODULES)
+
+
+def installed_files(folder: Path) -> dict[str, int]:
+    """Sizes of the files that show whether an environment is whole: metadata and the key modules."""
+    roots = [root for root in folder.glob("[lL]ib*") if not root.is_symlink()]  # lib64 is a link to lib
+    layouts = ("python*/site-packages", "site-packages")
+    libraries = [library for root in roots for layout in layouts for library in root.glob(layout)]
+    found = [path for library in libraries for path in library.glob("*.dist-info/METADATA")]
+    found += [path for library in libraries for name in KEY_MODULES for path in library.glob(f"{name}/__init__.py")]
+    return sizes_of(found, folder)
+
+
+def environment_is_whole(folder: Path, key: str) -> bool:
+    return is_whole(folder / STAMP, key) and runs(venv_python(folder), "pass")
+
+
+def cached_python(cache: Path, comfyui: Path, offline: bool, environ: Mapping[str, str]) -> Path:
+    """The interpreter of the environment for this host, made now if it is missing or broken.
+
+    Raises Failure if it may not be made, or cannot.
+    """
+    host_list, our_list = comfyui / "requirements.txt", ROOT / "requirements.txt"
+    torch = environ.get("MJESEC_TORCH") or DEFAULT_TORCH
+    key = environment_key(host_list.read_text(encoding="utf-8"), our_list.read_text(encoding="utf-8"), torch)
+    folder = cache / "env" / key
+    if environment_is_whole(folder, key):
+        return venv_python(folder)
+    if offline:
+        raise Failure(
+            f"--offline: the cache '{cache}' holds no whole environment for these requirements; "
+            "run once without --offline, or name an interpreter in MJESEC_PYTHON."
+        )
+    if folder.exists():
+        say(f"the environment in {folder} is half-made or broken; making it anew")
+    build_environment(folder, [*shlex.split(torch), "-r", str(host_list), "-r", str(our_list)], cache / "log")
+    write_stamp(folder / STAMP, key, installed_files(folder))
+    return venv_python(folder)
+
+
+def build_environment(folder: Path, wanted: Sequence[str], logs: Path) -> None:
+    """Makes the environment where it stays (they cannot be moved); the stamp is written after this."""
+    remove(folder)
+    make_venv(folder, logs / "venv.log")
+    # one call for everything, so that torch, torchvision and torchaudio are chosen to fit each other
+    run_step(
+        "installing PyTorch, ComfyUI's requirements and ours (several GB, some minutes)",
+        [venv_python(folder), "-m", "pip", "install", "--no-input", "--progress-bar", "off", *wanted, *DEV_TOOLS],
+        "Check the network, pip's configuration and the disk (8 GB are needed) and try again.",
+        logs / "install.log",
+    )
+    run_step(
+        "trying the environment",
+        [venv_python(folder), "-c", f"import {', '.join(KEY_MODULES)}"],
+        "The libraries do not fit each other; name a torch and torchvision that do in MJESEC_TORCH.",
+        logs / "import.log",
+    )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A ComfyUI, the interpreter that runs it, and the cache folder in which the demo keeps its files."""
+
+    comfyui: Path
+    python: Path
+    cache: Path
+
+
+def prepare(offline: bool, environ: Mapping[str, str] = os.environ) -> Setup:
+    """Finds or makes the host and its environment. A second call takes well under a second.
+
+    Raises Failure if one of them is named wrongly, too old, or cannot be made.
+    """
+    cache = cache_folder(environ)
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "lock"):
+        comfyui = local_comfyui(ROOT, environ) or registry_comfyui(cache, offline)
+        named = environ.get("MJESEC_PYTHON")
+        if not named:
+            return Setup(comfyui, cached_python(cache, comfyui, offline, environ), cache)
+    python = Path(shutil.which(named) or named).absolute()
+    if not runs(python, "pass"):
+        raise Failure(f"MJESEC_PYTHON names '{named}', which does not run; name a Python, or unset it.")
+    return Setup(comfyui, python, cache)
