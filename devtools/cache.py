@@ -127,6 +127,11 @@ def is_whole(stamp: Path, key: str, folder: Path | None = None) -> bool:
         return False
 
 
+def has_sizes(stamp: Path) -> bool:
+    """Whether a stamp keeps the sizes of files, which those of earlier versions do not."""
+    return isinstance((read_stamp(stamp) or {}).get("files"), dict)
+
+
 def sizes_of(files: Iterable[Path], folder: Path) -> dict[str, int]:
     """What a stamp keeps of files: their sizes in bytes by paths relative to `folder`."""
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .base import ROOT, Failure, say
-from .cache import cache_folder, is_whole, key_of, locked, remove, sizes_of, write_stamp
+from .cache import cache_folder, has_sizes, is_whole, key_of, locked, remove, sizes_of, write_stamp
 from .comfyui import local_comfyui, registry_comfyui
 from .interpreters import make_venv, runs, venv_python
 from .processes import run_step
@@ -27,6 +28,7 @@ KEY_MODULES = (
     "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",
     "matplotlib", "PIL", "pytest", "ruff",
 )  # fmt: skip
+COMPILED = re.compile(r"\.(so(\.\d+)*|pyd|dll|dylib)$")
 STAMP = "mjesec-environment.json"
 
 
@@ -38,13 +40,14 @@ def environment_key(host_requirements: str, our_requirements: str, torch: str, t
 
 
 def installed_files(folder: Path) -> dict[str, int]:
-    """Sizes of the files that show whether an environment is whole: metadata and the key modules."""
+    """Sizes of what shows whether an environment is whole: metadata, the key modules, and all that is compiled."""
     roots = [root for root in folder.glob("[lL]ib*") if not root.is_symlink()]  # lib64 is a link to lib
     layouts = ("python*/site-packages", "site-packages")
     libraries = [library for root in roots for layout in layouts for library in root.glob(layout)]
     found = [path for library in libraries for path in library.glob("*.dist-info/METADATA")]
     found += [path for library in libraries for name in KEY_MODULES for path in library.glob(f"{name}/__init__.py")]
-    return sizes_of(found, folder)
+    found += [path for library in libraries for path in library.rglob("*") if COMPILED.search(path.name)]
+    return sizes_of(filter(Path.is_file, found), folder)
 
 
 def environment_is_whole(folder: Path, key: str) -> bool:
@@ -61,6 +64,8 @@ def cached_python(cache: Path, comfyui: Path, offline: bool, environ: Mapping[st
     key = environment_key(host_list.read_text(encoding="utf-8"), our_list.read_text(encoding="utf-8"), torch)
     folder = cache / "env" / key
     if environment_is_whole(folder, key):
+        if not has_sizes(folder / STAMP):
+            write_stamp(folder / STAMP, key, installed_files(folder))
         return venv_python(folder)
     if offline:
         raise Failure(
@@ -100,6 +105,12 @@ class Setup:
     comfyui: Path
     python: Path
     cache: Path
+
+    @property
+    def environment(self) -> Path | None:
+        """The environment in the cache that the interpreter belongs to; None for an interpreter from elsewhere."""
+        folder = self.python.parent.parent
+        return folder if folder.parent == self.cache / "env" else None
 
 
 def prepare(offline: bool, environ: Mapping[str, str] = os.environ) -> Setup:

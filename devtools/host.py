@@ -114,8 +114,10 @@ class HostProcess:
 
     def _wait_until_it_answers(self, deadline_s: float) -> None:
         ends = time.monotonic() + deadline_s
+        environment = self._setup.environment
+        cure = f"; if a library of its is damaged, delete '{environment}', and the next start makes it anew"
         while True:
-            self.check_alive()
+            self.check_alive("" if environment is None else cure)
             with contextlib.suppress(OSError, ValueError):
                 self.request("/system_stats", timeout_s=5)
                 return
@@ -123,11 +125,11 @@ class HostProcess:
                 raise Failure(f"ComfyUI is silent after {deadline_s:.0f} s; its log {self.log} ends:\n{tail(self.log)}")
             time.sleep(0.2)
 
-    def check_alive(self) -> None:
-        """Raises Failure if the host has ended."""
+    def check_alive(self, cure: str = "") -> None:
+        """Raises Failure, with `cure` in its sentence, if the host has ended."""
         code = None if self._tree is None else self._tree.process.poll()
         if self._tree is None or code is not None:
-            raise Failure(f"ComfyUI ended (exit code {code}); its log {self.log} ends:\n{tail(self.log, 30)}")
+            raise Failure(f"ComfyUI ended (exit code {code}){cure}; its log {self.log} ends:\n{tail(self.log, 30)}")
 
     @property
     def pid(self) -> int | None:

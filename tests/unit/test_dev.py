@@ -190,6 +190,9 @@ def test_the_environment_is_keyed_by_all_it_is_made_of() -> None:
     assert len(others | {key}) == 5
 
 
+COMPILED = ["torch/lib/libtorch.so", "numpy.libs/libopenblas.so.0.1", "a/_b.pyd", "a/b.dll", "a/b.dylib"]
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
     """A real environment, with one stand-in for the libraries that pip would have put there."""
@@ -200,15 +203,15 @@ def environment(tmp_path: Path) -> Path:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     library = Path(paths.stdout.strip())
-    for name in ("torch/__init__.py", "torch-2.9.dist-info/METADATA"):
-        (library / name).parent.mkdir()
-        (library / name).touch()
+    for name in ("torch/__init__.py", "torch-2.9.dist-info/METADATA", *COMPILED):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text(name)
     dev.write_stamp(folder / "mjesec-environment.json", "k", dev.installed_files(folder))
     return folder
 
 
 def test_a_finished_environment_is_whole(environment: Path) -> None:
-    assert len(dev.installed_files(environment)) == 2
+    assert len(dev.installed_files(environment)) == 2 + len(COMPILED)
     assert dev.environment_is_whole(environment, "k")
 
 
@@ -223,10 +226,33 @@ def test_an_environment_without_its_finished_stamp_is_not_whole(environment: Pat
     assert not dev.environment_is_whole(environment, "k")
 
 
-@pytest.mark.parametrize("part", ["**/torch/__init__.py", "**/torch-2.9.dist-info/METADATA"])
+@pytest.mark.parametrize("part", ["torch/__init__.py", "torch-2.9.dist-info/METADATA", *COMPILED])
 def test_an_environment_that_lost_a_library_is_not_whole(environment: Path, part: str) -> None:
-    next(environment.glob(part)).unlink()
+    file = next(environment.glob(f"**/{part}"))
+    file.write_text(file.read_text()[:-1])
     assert not dev.environment_is_whole(environment, "k")
+    file.unlink()
+    assert not dev.environment_is_whole(environment, "k")
+
+
+def test_an_environment_of_an_earlier_version_is_kept_and_from_then_on_watched(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    key = dev.environment_key("", (dev.ROOT / "requirements.txt").read_text("utf-8"), dev.environment.DEFAULT_TORCH)
+    (tmp_path / "cache" / "env").mkdir(parents=True)
+    folder = environment.rename(tmp_path / "cache" / "env" / key)
+    names = [name for name in dev.installed_files(folder) if name.endswith(("METADATA", "__init__.py"))]
+    (folder / "mjesec-environment.json").write_text(json.dumps({"key": key, "files": names}))
+    monkeypatch.setattr(dev.environment, "runs", lambda python, code: True)
+
+    def python() -> Path:
+        return dev.cached_python(tmp_path / "cache", comfyui, offline=True, environ={})
+
+    assert python() == python() == dev.venv_python(folder)
+    next(folder.glob("**/libtorch.so")).write_text("cut off")
+    with pytest.raises(dev.Failure, match="holds no whole environment"):
+        python()
 
 
 def test_an_environment_whose_python_is_gone_is_not_whole(environment: Path) -> None:
@@ -512,7 +538,19 @@ def test_a_host_that_ends_at_once_shows_the_end_of_its_log(tmp_path: Path) -> No
     (comfyui / "main.py").write_text("raise SystemExit('no module named torch')\n")
     setup = dev.Setup(comfyui, Path(sys.executable), tmp_path)
     host = dev.HostProcess(setup, tmp_path / "base", tmp_path / "host.log")
-    with pytest.raises(dev.Failure, match=r"(?s)ComfyUI ended \(exit code 1\).*no module named torch$"):
+    with pytest.raises(dev.Failure, match=r"(?s)ComfyUI ended \(exit code 1\); its log .*no module named torch$"):
+        host.start()
+
+
+def test_a_host_that_ends_at_its_start_names_the_environment_to_delete(tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    (comfyui / "main.py").write_text("raise SystemExit('libtorch.so: file too short')\n")
+    folder = tmp_path / "env" / "key"
+    python = dev.venv_python(folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    host = dev.HostProcess(dev.Setup(comfyui, python, tmp_path), tmp_path / "base", tmp_path / "host.log")
+    told = f"(?s)ComfyUI ended .*; if .* delete '{re.escape(str(folder))}', .*; its log .* too short$"
+    with pytest.raises(dev.Failure, match=told):
         host.start()
 
 
