@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     try:
         began = time.monotonic()
-        setup = prepare(options.offline)
+        setup = prepare(options.offline, tests=options.command == "test")
         say(f"set-up: {time.monotonic() - began:.1f} s")
         return COMMANDS[options.command](setup, options)
     except Failure as failure:

@@ -12,7 +12,7 @@ from .base import ROOT, Failure, say
 from .environment import Setup
 from .host import FIRST_PORT, free_port, host_command, temp_folder
 from .interpreters import compute_in_one_thread, has_accelerator
-from .processes import ProcessTree, clean_environment, forward
+from .processes import ProcessTree, clean_environment, forward, look_for_faults
 from .web_checks import check_web
 
 # each may hold a ComfyUI of its own, of 2 GB
@@ -42,8 +42,7 @@ def test(setup: Setup, options: argparse.Namespace) -> int:
     compute_in_one_thread()
     environment = {**clean_environment(), "COMFYUI_PATH": str(setup.comfyui)}
     began = time.monotonic()
-    if forward([setup.python, "-m", "ruff", "check", "."], environment):
-        raise Failure("ruff found faults (listed above); mend them before the tests run.")
+    look_for_faults("ruff", [setup.python, "-m", "ruff", "check", "."], environment)
     say(f"ruff: {time.monotonic() - began:.1f} s; ComfyUI: {setup.comfyui}")
     web = [argument for argument in options.rest if argument.startswith("tests/web")]
     if web or not options.rest:

@@ -16,18 +16,20 @@ from pathlib import Path
 from .base import ROOT, Failure, say
 from .cache import cache_folder, has_sizes, is_whole, key_of, locked, remove, sizes_of, write_stamp
 from .comfyui import local_comfyui, registry_comfyui
-from .interpreters import make_venv, runs, venv_python
+from .interpreters import make_venv, missing_modules, runs, venv_python
 from .processes import run_step
 
 # the newest release of all three: torchaudio ended there, refuses to be imported beside a torch built for
 # another CUDA, and transformers, so peft too, imports it wherever ComfyUI's requirements put it
 DEFAULT_TORCH = "torch==2.11.* torchvision==0.26.* torchaudio==2.11.*"
 DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2", "pytest-xdist>=3.6,<4", "tensorboard>=2.16,<3")
-# imported once when an environment is made, and looked for each time it is used
-KEY_MODULES = (
+HOST_MODULES = (
     "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",
-    "matplotlib", "PIL", "pytest", "ruff",
+    "matplotlib", "PIL",
 )  # fmt: skip
+TEST_MODULES = ("pytest", "ruff")
+# imported once when an environment is made, and looked for each time it is used
+KEY_MODULES = HOST_MODULES + TEST_MODULES
 COMPILED = re.compile(r"\.(so(\.\d+)*|pyd|dll|dylib)$")
 STAMP = "mjesec-environment.json"
 
@@ -113,10 +115,10 @@ class Setup:
         return folder if folder.parent == self.cache / "env" else None
 
 
-def prepare(offline: bool, environ: Mapping[str, str] = os.environ) -> Setup:
-    """Finds or makes the host and its environment. A second call takes well under a second.
+def prepare(offline: bool, tests: bool = False, environ: Mapping[str, str] = os.environ) -> Setup:
+    """Finds or makes the host and its environment, with `tests` one that runs them.
 
-    Raises Failure if one of them is named wrongly, too old, or cannot be made.
+    A second call takes well under a second. Raises Failure if one of them is named wrongly, too old, or cannot be made.
     """
     cache = cache_folder(environ)
     cache.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,17 @@ def prepare(offline: bool, environ: Mapping[str, str] = os.environ) -> Setup:
         named = environ.get("MJESEC_PYTHON")
         if not named:
             return Setup(comfyui, cached_python(cache, comfyui, offline, environ), cache)
+    return Setup(comfyui, named_python(named, KEY_MODULES if tests else HOST_MODULES), cache)
+
+
+def named_python(named: str, modules: Sequence[str]) -> Path:
+    """The interpreter that MJESEC_PYTHON names. Raises Failure if it does not run or has not all the modules."""
     python = Path(shutil.which(named) or named).absolute()
-    if not runs(python, "pass"):
+    missing = missing_modules(python, modules)
+    if missing is None:
         raise Failure(f"MJESEC_PYTHON names '{named}', which does not run; name a Python, or unset it.")
-    return Setup(comfyui, python, cache)
+    if missing:
+        raise Failure(
+            f"MJESEC_PYTHON names '{named}', which has no {', '.join(missing)}; install that there, or unset it."
+        )
+    return python

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .base import WINDOWS
@@ -23,11 +24,27 @@ def make_venv(folder: Path, log: Path) -> None:
 
 def runs(python: Path, code: str) -> bool:
     """Whether an interpreter runs `code` to its end."""
+    return _output(python, code) is not None
+
+
+def missing_modules(python: Path, names: Sequence[str]) -> list[str] | None:
+    """Those modules that an interpreter does not find, none of which it imports; None if it does not run."""
+    # a folder of the same name where we happen to be would pass for the module
+    start = "import importlib.util, sys; sys.path[:] = filter(None, sys.path)"
+    found = _output(python, f"{start}; print(*(n for n in {list(names)} if importlib.util.find_spec(n) is None))")
+    return None if found is None else found.split()
+
+
+def _output(python: Path, code: str) -> str | None:
+    """What an interpreter prints when it runs `code`; None if it does not come to its end."""
+    command = [str(python), "-c", code]
     try:
-        done = subprocess.run([str(python), "-c", code], capture_output=True, env=clean_environment(), timeout=300)
+        done = subprocess.run(
+            command, capture_output=True, env=clean_environment(), encoding="utf-8", errors="replace", timeout=300
+        )
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        return None
+    return None if done.returncode else done.stdout
 
 
 def has_accelerator(python: Path) -> bool:

@@ -81,6 +81,20 @@ def forward(command: Sequence[str | Path], environment: Mapping[str, str]) -> in
             process.kill()
 
 
+def look_for_faults(
+    name: str, command: Sequence[str | Path], environment: Mapping[str, str], found: Sequence[int] = (1,)
+) -> None:
+    """Runs a program that looks for faults and ends with one of `found` if there are some.
+
+    Raises Failure if there are some, and in other words if it ends in any other way.
+    """
+    code = forward(command, environment)
+    if code in found:
+        raise Failure(f"{name} found faults (listed above); mend them before the tests run.")
+    if code:
+        raise Failure(f"{name} did not get to its end (exit code {code}); what it said above tells why.")
+
+
 # waits for a byte from its parent; gets an end of file instead if the parent dies without a word
 WATCHER = """
 import os, signal, subprocess, sys

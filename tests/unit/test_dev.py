@@ -46,7 +46,7 @@ def run_dev(
     kept = {k: v for k, v in os.environ.items() if k not in ("COMFYUI_PATH", "MJESEC_PYTHON")}
     return subprocess.run(
         [sys.executable, str(program), *arguments],
-        capture_output=True, text=True, env={**kept, "MJESEC_CACHE": str(tmp_path / "cache"), **environ},
+        capture_output=True, text=True, cwd=tmp_path, env={**kept, "MJESEC_CACHE": str(tmp_path / "cache"), **environ},
     )  # fmt: skip
 
 
@@ -106,6 +106,35 @@ def test_an_interpreter_that_does_not_run_is_named(tmp_path: Path) -> None:
     done = run_dev(tmp_path, "test", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON="no-such-python")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "MJESEC_PYTHON names 'no-such-python'" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "lacks_ruff"), [("test", True), ("bench", False)])
+def test_an_interpreter_without_what_is_needed_is_named_with_what_it_lacks(
+    tmp_path: Path, command: str, lacks_ruff: bool
+) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    folder = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = str(dev.venv_python(folder))
+    # nothing that lies where we are passes for a module of its own
+    (tmp_path / "peft").mkdir()
+    done = run_dev(tmp_path, command, "none", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON=python)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"MJESEC_PYTHON names '{python}', which has no torch, " in done.stderr and "peft, " in done.stderr
+    assert ("ruff" in done.stderr) == lacks_ruff
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [(1, "ruff found faults .*; mend them"), (2, r"ruff did not get to its end \(exit code 2\); what it said above")],
+)
+def test_a_check_that_breaks_is_not_told_as_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, sentence: str
+) -> None:
+    monkeypatch.setattr(dev.processes, "forward", lambda command, environment: code)
+    setup = dev.Setup(tmp_path, Path(sys.executable), tmp_path)
+    with pytest.raises(dev.Failure, match=f"^{sentence}"):
+        dev.commands.test(setup, dev.parse(["test"]))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +381,7 @@ def test_a_check_that_finds_a_fault_stops_the_tests(tmp_path: Path, monkeypatch:
         started.append(Path(command[1]).name)
         return int("eslint" in str(command[1]))
 
-    monkeypatch.setattr(dev.web_checks, "forward", forward)
+    monkeypatch.setattr(dev.processes, "forward", forward)
     with pytest.raises(dev.Failure, match="^eslint found faults"):
         dev.check_web(tmp_path, offline=False)
     assert started == ["tsc", "eslint.js"]
