@@ -28,10 +28,8 @@ def setup() -> dev.Setup:
     """The host that dev.py resolved, run by this interpreter.
 
     Raises:
-        dev.Failure: there is no ComfyUI, or this system does not tell a process's anonymous memory.
+        dev.Failure: there is no ComfyUI.
     """
-    if sys.platform != "linux":
-        raise dev.Failure("The benchmarks read memory from /proc; run them on Linux.")
     comfyui = dev.local_comfyui(dev.ROOT, os.environ)
     if comfyui is None:
         raise dev.Failure("The benchmarks need a ComfyUI: start them with `python dev.py bench`, or set COMFYUI_PATH.")
@@ -70,7 +68,13 @@ def check_room(folder: Path, memory_gb: float, disk_gb: float) -> None:
 
 @contextlib.contextmanager
 def host_with(checkpoint: Path, size: int, images: int, arguments: tuple[str, ...]) -> Iterator[dev.HostProcess]:
-    """A host on a temporary base folder with the checkpoint and with Moons in ``input/moon``; all is removed after."""
+    """A host on a temporary base folder with the checkpoint and with Moons in ``input/moon``; all is removed after.
+
+    Raises:
+        dev.Failure: it does not start, or this system does not tell a process's anonymous memory.
+    """
+    if sys.platform != "linux":
+        raise dev.Failure("This benchmark reads memory from /proc; run it on Linux.")
     from pack.trainer.moons import render_moons
 
     with tempfile.TemporaryDirectory(prefix="mjesec-bench-") as folder:

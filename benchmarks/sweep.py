@@ -14,27 +14,19 @@ cells, hashing, encoding texts, writing files. Weights are hashed once in a Comf
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from _hosts import Graph, main, node, setup
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-ROOT = Path(__file__).resolve().parent.parent
-if "dev" not in sys.modules:
-    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
-    assert spec is not None and spec.loader is not None
-    sys.modules["dev"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["dev"])
-import dev  # noqa: E402
+import dev
 
-Graph = dict[str, dict[str, Any]]
 # shares of the plain graph's time that are aimed at, and of the fast sweep's outside sampling and decoding
 AIMS = {"cpu": {"exact": 0.9, "fast": 0.75}, "cuda": {"exact": 0.9, "fast": 0.5}}
 MOST_OUTSIDE = 0.03
@@ -46,10 +38,6 @@ PREFIXES = {
     "conditioner.embedders.0.transformer.": "lora_te1_",
 }
 PROJECTIONS = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "q_proj.weight", "v_proj.weight")
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def random_lora(checkpoint: Path, path: Path) -> None:
@@ -119,7 +107,7 @@ def seconds(host: dev.HostProcess, graph: Graph) -> tuple[float, dict[str, Any]]
     return (times["execution_success"] - times["execution_start"]) / 1000, entry
 
 
-def measure(options: argparse.Namespace, setup: dev.Setup) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mjesec-bench-") as folder:
         base = Path(folder)
         random_lora(options.checkpoint, base / "models" / "loras" / LORA)
@@ -127,7 +115,7 @@ def measure(options: argparse.Namespace, setup: dev.Setup) -> dict[str, Any]:
         place.parent.mkdir(parents=True)
         place.symlink_to(options.checkpoint)
         arguments = ["--cpu", "--bf16-unet", "--bf16-text-enc"] if options.device == "cpu" else []
-        with dev.HostProcess(setup, base, base / "comfyui.log", arguments) as host:
+        with dev.HostProcess(setup(), base, base / "comfyui.log", arguments) as host:
             dev.check_loaded(host)
             seconds(host, plain(options, 1, [(2.0, 0.5)]))
             cells = [(cfg, weight) for weight in WEIGHTS for cfg in CFGS]
@@ -151,7 +139,7 @@ def against_aims(found: dict[str, Any], device: str) -> list[str]:
     ]
 
 
-def main() -> int:
+def sweep() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="an SDXL checkpoint; random weights will do")
     parser.add_argument("--quick", action="store_true", help="the tiny SDXL of the demo, 64 px, 2 steps")
@@ -165,10 +153,7 @@ def main() -> int:
     if options.checkpoint is None or not options.checkpoint.is_file():
         parser.error("give an SDXL checkpoint with --checkpoint, or --quick")
     options.checkpoint = options.checkpoint.absolute()
-    comfyui = dev.local_comfyui(dev.ROOT, os.environ)
-    if comfyui is None:
-        raise dev.Failure("The benchmark needs a ComfyUI: start it with `python dev.py bench sweep`.")
-    found = measure(options, dev.Setup(comfyui, Path(sys.executable), dev.cache_folder(os.environ)))
+    found = measure(options)
     print(f"4 × 4 cells of {options.size} px, {options.steps} steps, {options.device}:")
     for way in ("plain", "exact", "fast"):
         print(f"  {way:6} {found[way]:8.1f} s  {found[way] / found['plain']:.2f} of the plain graph")
@@ -180,7 +165,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except dev.Failure as failure:
-        sys.exit(str(failure))
+    sys.exit(main(sweep))
