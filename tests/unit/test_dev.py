@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -713,3 +714,26 @@ def test_the_registry_and_pip_are_told_the_same_requirements() -> None:
     assert f'requires-comfyui = ">={dev.COMFYUI_VERSION}"' in project
     assert [Requirement(text) for text in re.findall(r'"([^"]+)"', listed[1])] == wanted
     assert not any(requirement.name.startswith("torch") for requirement in wanted)
+
+
+SHIPPED = {
+    "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "figures", "nodes", "pyproject.toml", "requirements.txt",
+    "trainer", "web", "workflows",
+}  # fmt: skip
+
+
+def test_a_packed_plugin_holds_what_its_nodes_need_and_no_more() -> None:
+    """`comfy node pack` packs what git tracks less what .comfyignore names, in the language of .gitignore."""
+    lines = (dev.ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    ignored = [line for line in lines if line and not line.startswith("#")]
+    # nothing that would match elsewhere too, such as a docs/ inside of web/
+    assert all(re.fullmatch(r"/[\w./-]+", line) for line in ignored)
+    named = {line.strip("/") for line in ignored}
+    assert [name for name in named if not (dev.ROOT / name).exists()] == []
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("there is no git")
+    tracked = subprocess.run([git, "ls-files"], cwd=dev.ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("this is no checkout that git knows")
+    assert {line.split("/")[0] for line in tracked.stdout.splitlines()} - named == SHIPPED
