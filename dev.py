@@ -10,7 +10,7 @@ if sys.version_info < (3, 10):  # noqa: UP036
 # Python itself would put the place there that links lead to, or nothing at all (PYTHONSAFEPATH)
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from devtools.cli import main  # noqa: E402
+from devtools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

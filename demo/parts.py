@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 sys.path.insert(0, str(Path(__file__).parent / "tiny_sdxl"))
-import sizes  # noqa: E402
+import sizes
 
 
 def unet() -> UNet2DConditionModel:

@@ -94,5 +94,5 @@ class LoraFileError(TrainerError):
     """A LoRA file that cannot be read or written."""
 
 
-class Cancelled(Exception):  # noqa: N818 - a decision of the user, not an error
+class Cancelled(Exception):  # a decision of the user, not an error
     """The user stopped the run. No TrainerError, so that `except TrainerError` never reports it as one."""

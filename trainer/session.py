@@ -39,7 +39,7 @@ _MEASURING = (
 )
 
 
-class _Leave(BaseException):  # noqa: N818 - no error: the way out of the loop
+class _Leave(BaseException):  # no error: the way out of the loop
     """Ends the loop after a step that is finished; ``reason``: paused, stopped, enough (early stopping) or samples."""
 
     def __init__(self, reason: str) -> None:

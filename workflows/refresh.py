@@ -211,7 +211,7 @@ def main() -> None:
         path.write_text(as_text(graph) + "\n", encoding="utf-8")
         api = FOLDER / "api" / path.name
         api.write_text(as_text(api_form(graph, info)) + "\n", encoding="utf-8")
-        print(path.name)  # noqa: T201 - a program
+        print(path.name)
 
 
 if __name__ == "__main__":

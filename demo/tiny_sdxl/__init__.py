@@ -15,7 +15,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
 
 class TinySDXLClipModel(SDXLClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: ANN001, B006 - the host's signature
+    def __init__(self, device="cpu", dtype=None, model_options={}) -> None:  # noqa: ANN001, B006 - the host's signature
         options = {**model_options, "clip_l_model_config": sizes.TEXT_CONFIG, "clip_g_model_config": sizes.TEXT_CONFIG}
         super().__init__(device=device, dtype=dtype, model_options=options)
 

@@ -118,7 +118,7 @@ def full_disks() -> dict[str, Any]:
         sweeping = sweep(store, Axis("seed", tuple(range(40, 46))), mode=mode)
         sampled: list[int] = []
         follow = sweeping.studio.watch
-        sweeping.studio.watch = lambda *given, f=follow, s=sampled: s.append(1) or f(*given)  # noqa: B023
+        sweeping.studio.watch = lambda *given, f=follow, s=sampled: s.append(1) or f(*given)
         sweeping.look()
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         if limit:

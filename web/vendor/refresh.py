@@ -61,12 +61,12 @@ def refresh(package: Package, npm: str, scratch: Path) -> None:
 def main() -> int:
     npm = shutil.which("npm")
     if npm is None:
-        print("npm is missing; install Node.js.", file=sys.stderr)  # noqa: T201 - a program
+        print("npm is missing; install Node.js.", file=sys.stderr)
         return 1
     for package in PACKAGES:
         with tempfile.TemporaryDirectory() as scratch:
             refresh(package, npm, Path(scratch))
-        print(f"{package.name} {package.version}")  # noqa: T201
+        print(f"{package.name} {package.version}")
     return 0
 
 
