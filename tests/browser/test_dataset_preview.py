@@ -122,9 +122,7 @@ def test_a_dataset_is_looked_through_and_a_caption_edited_by_keyboard(
 
 def assert_laid_out(tile: Locator) -> None:
     """The picture above, its caption below it, both as wide as the tile."""
-    around, picture, words = (
-        place.bounding_box() for place in (tile, tile.locator("img"), tile.locator(".mj-words"))
-    )
+    around, picture, words = (place.bounding_box() for place in (tile, tile.locator("img"), tile.locator(".mj-words")))
     assert around and picture and words
     assert around["width"] >= 168 and round(around["height"]) == 236
     assert round(picture["height"]) == 168 and around["width"] - picture["width"] <= 2
