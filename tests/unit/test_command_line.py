@@ -145,7 +145,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    assert main(arguments(workplace, tmp_path, "--steps", "400")) == 130
+    assert main(arguments(workplace, tmp_path, "--steps", "4000")) == 130
     told = capsys.readouterr()
     assert "Stopped after step " in told.out
     assert "Run the same command again to go on." in told.err
