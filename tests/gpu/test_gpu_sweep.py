@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +27,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     assert not started.complaints()
 
 
-def manifest_of(host: Host) -> dict[str, Any]:
-    newest: Path = max((host.output / "mjesec" / "sweeps").glob("*.json"), key=lambda path: path.name)
-    return json.loads(newest.read_text())
-
-
 def pixels(path: str | Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
@@ -41,7 +34,7 @@ def pixels(path: str | Path) -> np.ndarray:
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m", "dpmpp_sde_gpu", "dpmpp_2m_sde"])
 def test_exact_cells_equal_a_plain_graph(host: Host, sampler: str) -> None:
     host.run(sweep(LORA, [("CFG scale", "1, 6.5"), ("LoRA weight", "0, 0.8")], sampler=sampler))
-    cells = {tuple(cell["index"]): pixels(cell["path"]) for cell in manifest_of(host)["cells"]}
+    cells = {tuple(cell["index"]): pixels(cell["path"]) for cell in host.newest_sweep()["cells"]}
     for index, cfg, weight in [((0, 0), 1.0, 0.0), ((0, 1), 1.0, 0.8), ((1, 1), 6.5, 0.8)]:
         (path,) = host.outputs(host.run(picture(lora=LORA, weight=weight, cfg=cfg, sampler_name=sampler)))
         assert np.array_equal(cells[index], pixels(path)), index
@@ -52,7 +45,7 @@ def test_exact_cells_equal_a_plain_graph(host: Host, sampler: str) -> None:
 def test_fast_cells_are_the_exact_ones_but_for_rounding(host: Host, sampler: str, weights: str) -> None:
     axes = [("CFG scale", "2, 4, 8"), ("LoRA weight", weights)]
     host.run(sweep(LORA, axes, mode="fast", sampler=sampler, seed=77))
-    manifest = manifest_of(host)
+    manifest = host.newest_sweep()
     assert {cell["how"] for cell in manifest["cells"]} == {"fast"}
     assert 0 <= manifest["fast_check"]["relative_latent_error"] < MOST_APART
     seconds = manifest["seconds"]

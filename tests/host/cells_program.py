@@ -22,7 +22,7 @@ from sweep_library import (
     VAE,
     errors,
     finished,
-    progress,
+    lines_told,
     sampling,
     shots_of,
     sweep,
@@ -163,23 +163,8 @@ def bar(mode: str) -> list[tuple[float, float]]:
 
 def time_left() -> list[str]:
     """What is told after 2 of 10 items of 10 s each, for clocks that start with nothing done and with one done."""
-    told: list[str] = []
-
-    class Watcher(progress.NodeWatcher):
-        def _tell(self, line: str, *, force: bool) -> None:
-            told.append(line)
-
-    now = [100.0]
-    clock, progress.time.monotonic = progress.time.monotonic, lambda: now[0]
-    try:
-        for first in (0, 1):
-            watcher = Watcher(None)
-            for done in range(first, 4):
-                now[0] += 10.0 * (done > first)
-                watcher.stage("items", done, 10)
-    finally:
-        progress.time.monotonic = clock
-    return [line for line in told if "3/10" in line]
+    told = [lines_told(*(("items", done, 10) for done in range(first, 4))) for first in (0, 1)]
+    return [line for lines in told for line in lines if "3/10" in line]
 
 
 class Encoded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 import urllib.parse
@@ -25,6 +26,17 @@ def setup_from_environment() -> dev.Setup:
         raise dev.Failure("These tests need a ComfyUI: run `python dev.py test`, or set COMFYUI_PATH.")
     comfyui = dev.local_comfyui(dev.ROOT, {"COMFYUI_PATH": named})
     return dev.Setup(comfyui, Path(sys.executable), dev.cache_folder(os.environ))
+
+
+def run_program(name: str, base: Path, timeout: float = 600) -> dict[str, Any]:
+    """What a program of this folder prints as JSON: it runs ComfyUI as a library, in a process of its own on `base`."""
+    program = Path(__file__).with_name(name)
+    command = [sys.executable, program, setup_from_environment().comfyui, dev.ROOT, base]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=timeout, cwd=base, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 class Host(dev.HostProcess):
@@ -66,6 +78,11 @@ class Host(dev.HostProcess):
     def outputs(self, entry: Mapping[str, Any]) -> list[Path]:
         """The files under output/ that the nodes of a finished prompt report."""
         return dev.output_files(entry, self.output)
+
+    def newest_sweep(self) -> dict[str, Any]:
+        """What the newest sweep tells of itself: its manifest."""
+        newest: Path = max((self.output / "mjesec" / "sweeps").glob("*.json"), key=lambda path: path.name)
+        return dict(json.loads(newest.read_text(encoding="utf-8")))
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Interrupts the prompt that is running, or only `prompt_id` if it is that one."""

@@ -67,3 +67,23 @@ def finished(sweeping: Any) -> Any:
 
 def errors(grid: Any) -> list[str]:
     return [result.error for result in grid.results]
+
+
+def lines_told(*stages: tuple[Any, ...]) -> list[str]:
+    """What a watcher tells of one stage after the other, each given as `NodeWatcher.stage` takes it, 10 s apart."""
+    told: list[str] = []
+
+    class Watcher(progress.NodeWatcher):
+        def _tell(self, line: str, *, force: bool) -> None:
+            told.append(line)
+
+    now = [100.0]
+    clock, progress.time.monotonic = progress.time.monotonic, lambda: now[0]
+    try:
+        watcher = Watcher(None)
+        for stage in stages:
+            watcher.stage(*stage)
+            now[0] += 10.0
+    finally:
+        progress.time.monotonic = clock
+    return told

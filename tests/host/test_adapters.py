@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from host_server import setup_from_environment
-
-import dev
+from host_server import run_program
 
 KINDS = (
     "lora", "lora with convolutions", "rslora", "dora", "dora with convolutions", "pissa", "pissa with convolutions",
@@ -23,12 +17,7 @@ KINDS = (
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What adapter_program.py measured in fp32."""
-    program = Path(__file__).with_name("adapter_program.py")
-    base = tmp_path_factory.mktemp("base")
-    command = [sys.executable, program, setup_from_environment().comfyui, dev.ROOT, base]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900, cwd=base, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_program("adapter_program.py", tmp_path_factory.mktemp("base"), timeout=900)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from host_server import setup_from_environment
-
-import dev
+from host_server import run_program
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What engine_program.py saw."""
-    program = Path(__file__).with_name("engine_program.py")
-    base = tmp_path_factory.mktemp("base")
-    command = [sys.executable, program, setup_from_environment().comfyui, dev.ROOT, base]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, cwd=base, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_program("engine_program.py", tmp_path_factory.mktemp("base"))
 
 
 def test_a_checkpoint_that_cannot_be_loaded_fails_its_own_fast_cells(found: dict[str, Any]) -> None:

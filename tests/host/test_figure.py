@@ -6,14 +6,13 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from host_graphs import node, sweep
-from host_server import Host, setup_from_environment
+from host_server import Host, run_program
 from PIL import Image
 
 import dev
@@ -106,12 +105,7 @@ def test_a_placement_that_cannot_be_is_told_of(host: Host, placement: str, says:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What figure_program.py saw."""
-    program = Path(__file__).with_name("figure_program.py")
-    base = tmp_path_factory.mktemp("base")
-    command = [sys.executable, program, setup_from_environment().comfyui, dev.ROOT, base]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, cwd=base, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_program("figure_program.py", tmp_path_factory.mktemp("base"), timeout=300)
 
 
 def test_a_picture_is_decoded_once_for_each_file_that_shows_it(written: dict[str, Any]) -> None:

@@ -23,23 +23,17 @@ import dev
 Axes = list[tuple[str, str]]
 
 
-def manifest_of(host: Host) -> dict[str, Any]:
-    """What the newest sweep tells of itself."""
-    newest: Path = max((host.output / "mjesec" / "sweeps").glob("*.json"), key=lambda path: path.name)
-    return json.loads(newest.read_text())
-
-
 def pixels(path: str | Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
 def cells_of(host: Host) -> dict[str, np.ndarray]:
     """The cells of the newest sweep by index, such as '0-1'."""
-    return {"-".join(map(str, cell["index"])): pixels(cell["path"]) for cell in manifest_of(host)["cells"]}
+    return {"-".join(map(str, cell["index"])): pixels(cell["path"]) for cell in host.newest_sweep()["cells"]}
 
 
 def sources(host: Host) -> Counter[str]:
-    return Counter(cell["source"] for cell in manifest_of(host)["cells"])
+    return Counter(cell["source"] for cell in host.newest_sweep()["cells"])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +119,7 @@ def test_another_model_under_the_same_words_is_computed_anew(host: Host, lora: s
     graph["sweep"]["inputs"]["model"] = ["other", 0]
     host.run(graph)
     assert sources(host) == {"computed": 2}
-    assert any("until ComfyUI restarts" in note for note in manifest_of(host)["notes"])
+    assert any("until ComfyUI restarts" in note for note in host.newest_sweep()["notes"])
     graph["other"] = node("ModelSamplingDiscrete", model=["ckpt", 0], sampling="v_prediction", zsnr=False)
     host.run(graph)
     assert sources(host) == {"computed": 2}
@@ -152,7 +146,7 @@ def test_a_killed_sweep_goes_on_where_it_was(start_host: StartHost, tmp_path: Pa
         (path,) = host.outputs(host.run(graph))
         assert sources(host) == {"cached": done, "computed": 25 - done}
         resumed = path.read_bytes()
-        kept = {cell["key"]: cell["pixels"] for cell in manifest_of(host)["cells"]}
+        kept = {cell["key"]: cell["pixels"] for cell in host.newest_sweep()["cells"]}
         # the same without an interruption
         for cell in store.rglob("*.png"):
             cell.unlink()
@@ -160,7 +154,7 @@ def test_a_killed_sweep_goes_on_where_it_was(start_host: StartHost, tmp_path: Pa
         host.free()
         (path,) = host.outputs(host.run(graph))
         assert sources(host) == {"computed": 25}
-        assert {cell["key"]: cell["pixels"] for cell in manifest_of(host)["cells"]} == kept
+        assert {cell["key"]: cell["pixels"] for cell in host.newest_sweep()["cells"]} == kept
         assert path.read_bytes() == resumed
 
 
@@ -191,7 +185,7 @@ def test_fast_cells_are_the_exact_ones_but_for_rounding(host: Host, lora: str) -
     assert sources(host) == {"cached": 9}, "fast takes exact cells that are there"
     report = report_of(host.run(sweep(lora, axes, mode="fast", **{**values, "seed": 52})))
     assert "Fast against exact on one cell" in report
-    manifest = manifest_of(host)
+    manifest = host.newest_sweep()
     assert {cell["how"] for cell in manifest["cells"]} == {"fast"}
     assert manifest["fast_check"]["relative_latent_error"] < 1e-3
     fast = cells_of(host)
@@ -207,7 +201,7 @@ def test_fast_cells_are_the_exact_ones_but_for_rounding(host: Host, lora: str) -
 def test_what_cannot_be_batched_is_computed_exactly_and_said(host: Host, lora: str) -> None:
     graph = sweep(lora, [("CFG scale", "3, 4")], mode="fast", sampler="dpm_adaptive", seed=61)
     assert "Computed exactly and not in batches: the sampler dpm_adaptive" in report_of(host.run(graph))
-    assert {cell["how"] for cell in manifest_of(host)["cells"]} == {"exact"}
+    assert {cell["how"] for cell in host.newest_sweep()["cells"]} == {"exact"}
 
 
 def test_a_dry_run_counts_and_computes_nothing(host: Host, lora: str) -> None:
@@ -361,7 +355,7 @@ def test_all_epochs_of_a_run_are_one_axis(host: Host) -> None:
     host.run(training(output_name="epochs", steps=6, save_every_epochs=1))
     entry = host.run(sweep("(lora input)", [("LoRA file: all epochs of a run", "epochs")], steps=1))
     assert entry["outputs"]["sweep"]["text"]
-    (axis,) = manifest_of(host)["axes"]
+    (axis,) = host.newest_sweep()["axes"]
     assert axis["values"] == ["epochs-000001.safetensors", "epochs.safetensors"]
     assert axis["texts"] == ["1", "2"]
 
@@ -384,7 +378,7 @@ def test_a_cells_file_carries_a_graph_that_gives_its_pixels(host: Host, lora: st
     if axes[0][0] != "checkpoint":
         graph["sweep"]["inputs"]["model"] = ["shifted", 0]
     host.run(graph)
-    told = manifest_of(host)["cells"]
+    told = host.newest_sweep()["cells"]
     for cell in (told[0], told[-1]):
         with Image.open(cell["path"]) as image:
             own = json.loads(image.text["prompt"])
