@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import _pack
-from _hosts import main, table
+from _hosts import main, setup, table
 
 import dev
 
@@ -236,9 +235,7 @@ def program() -> int:
     parser.add_argument("--tiny", action="store_true", help="on the demo's tiny SDXL")
     parser.add_argument("--json", type=Path, help="write the findings there as well")
     options = parser.parse_args()
-    comfyui = dev.local_comfyui(dev.ROOT, os.environ)
-    if comfyui is None:
-        raise dev.Failure("A ComfyUI is needed: start this with `python dev.py bench`, or set COMFYUI_PATH.")
+    comfyui = setup().comfyui
     checkpoint = options.checkpoint or (dev.TINY_SDXL if options.tiny else None)
     if checkpoint is None or not checkpoint.is_file():
         raise dev.Failure(f"There is no checkpoint '{checkpoint}'; benchmarks/make_checkpoint.py makes one.")

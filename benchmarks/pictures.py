@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import _pack  # noqa: F401 - makes `pack` and `dev` importable
-from _hosts import Graph, main, run
+from _hosts import Graph, main, run, setup
 from PIL import Image
 
 import dev
@@ -151,15 +150,11 @@ def thumbnail(picture: Image.Image, path: Path) -> None:
 def host(work: Path | None) -> Iterator[dev.HostProcess]:
     from pack.trainer.moons import render_moons
 
-    comfyui = dev.local_comfyui(dev.ROOT, os.environ)
-    if comfyui is None:
-        raise dev.Failure("A ComfyUI is needed: start this with `python dev.py bench pictures`.")
-    setup = dev.Setup(comfyui, Path(sys.executable), dev.cache_folder(os.environ))
     with tempfile.TemporaryDirectory(prefix="mjesec-pictures-") as temporary:
         base = work or Path(temporary)
         base.mkdir(parents=True, exist_ok=True)
         render_moons(base / "input" / "moon", 48, SIZE, seed=1)
-        with dev.HostProcess(setup, base, base / "comfyui.log", ["--cpu"]) as process:
+        with dev.HostProcess(setup(), base, base / "comfyui.log", ["--cpu"]) as process:
             dev.check_loaded(process)
             yield process
 

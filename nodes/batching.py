@@ -273,7 +273,8 @@ def _strongest_first(found: Sequence[Group]) -> list[Group]:
     """
     strongest: dict[tuple[str, str], Job] = {}
     for group in found:
-        strongest[group.kind] = max(*filter(None, (strongest.get(group.kind),)), *group.jobs, key=_strength)
+        known = [strongest[group.kind]] if group.kind in strongest else []
+        strongest[group.kind] = max([*known, *group.jobs], key=_strength)
     chosen = {id(job) for job in strongest.values()}
     ordered = [replace(group, jobs=tuple(sorted(group.jobs, key=lambda job: id(job) not in chosen))) for group in found]
     return sorted(ordered, key=lambda group: id(group.jobs[0]) not in chosen)

@@ -24,7 +24,7 @@ import torch
 from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer, EmptyRegularizer
 
 from ..trainer.device import give_back as return_memory
-from ..trainer.errors import ModelError
+from ..trainer.errors import NO_CLIP, ModelError
 from ..trainer.precision import DTYPES
 from ..trainer.sdxl import LATENT_SCALE, Parts, build_text_encoder, build_unet
 from ..trainer.settings import TrainSettings
@@ -117,7 +117,7 @@ def check_clip(clip: Any, model: Any) -> None:
         ModelError: names what the CLIP is.
     """
     if clip is None:
-        raise ModelError("There is no CLIP: the checkpoint has no text encoders; connect SDXL's from DualCLIPLoader.")
+        raise ModelError(NO_CLIP)
     pair = clip.cond_stage_model
     if not isinstance(pair, comfy.sdxl_clip.SDXLClipModel):
         raise ModelError(

@@ -42,15 +42,15 @@ class NodeWatcher:
         if self._bar_of != name:
             # some stages tell of nothing done first, others only when their first item is
             self._stage_began, self._stage_first, self._part = now, done, 0.0
-            self._share_first = share or 0.0
+            self._share_first = _share(done, total, share)
         # items of one batch are done together and told of one by one: the bar does not go back for that
         shown = max(done, min(self._part, total))
         self._advance(name, shown, total, None if preview is None else ("JPEG", preview, _PREVIEW_PX))
         since, passed = done - self._stage_first, now - self._stage_began
         rate = since / passed if since > 0 and passed > 0 else 0.0
-        worked = 0.0 if share is None else share - self._share_first
-        seconds = passed * (1 - share) / worked if share is not None and worked > 0 else (total - done) / (rate or 1)
-        left = f", {rate:.2f}/s, {clock(seconds)} left" if rate else ""
+        now_done = _share(done, total, share)
+        worked = now_done - self._share_first
+        left = f", {rate:.2f}/s, {clock(passed * (1 - now_done) / worked)} left" if rate and worked > 0 else ""
         self._tell(f"{name}: {done}/{total}{left}", force=done == total)
 
     def step(self, step: Step) -> None:
@@ -89,6 +89,11 @@ class NodeWatcher:
         self._spoke = now
         log.info("[Mjesec] %s", line)
         self.show(line)
+
+
+def _share(done: int, total: int, share: float | None) -> float:
+    """How much of the work is done, in [0, 1]: as it is told, else as if all items took equally long."""
+    return done / max(total, 1) if share is None else share
 
 
 class RunWatcher(NodeWatcher):

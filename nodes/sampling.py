@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP
 
 import nodes as host_nodes
 
+from ..trainer.errors import NO_CLIP
 from .apply import apply_lora, lora_from_file
 from .checkpoint_name import checkpoint_name
 from .shot import Shot
@@ -57,9 +58,7 @@ class Subject:
         if self.vae is None:
             raise ValueError("There is no VAE: the checkpoint has none; connect SDXL's from VAELoader.")
         if self.clip is None and self.encodes:
-            raise ValueError(
-                "There is no CLIP: the checkpoint has no text encoders; connect SDXL's from DualCLIPLoader."
-            )
+            raise ValueError(NO_CLIP)
 
     @property
     def encodes(self) -> bool:

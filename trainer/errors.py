@@ -59,6 +59,9 @@ class BrokenImages(TrainerError):
         super().__init__(f"{count} cannot be read any more ({named}{more}); mend or remove what is named.")
 
 
+NO_CLIP = "There is no CLIP: the checkpoint has no text encoders; connect SDXL's from DualCLIPLoader."
+
+
 class ModelError(TrainerError):
     """A MODEL, CLIP or VAE whose architecture the trainer does not train."""
 
