@@ -81,6 +81,7 @@ class LoadImageDataset(io.ComfyNode):
             description="A folder of images with captions in text files of the same name. Sub-folders named as kohya "
             "does (10_moon) repeat their images. Broken files are listed and left out.",
             search_aliases=["kohya dataset", "training images", "captions", "folder"],
+            has_intermediate_output=True,
             inputs=[
                 io.Combo.Input(
                     "folder",
@@ -180,6 +181,7 @@ class DatasetFromImages(io.ComfyNode):
             category=CATEGORY,
             description="Images and captions from any nodes become a dataset.",
             search_aliases=["images to dataset", "training images"],
+            has_intermediate_output=True,
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="A list or a batch of images; each becomes one sample."),
@@ -241,6 +243,7 @@ class MoonDataset(io.ComfyNode):
             description="Renders Moons that look like photographs, in all phases, with captions: a dataset that needs "
             "no download.",
             search_aliases=["moon", "synthetic dataset", "example dataset"],
+            has_intermediate_output=True,
             inputs=[
                 io.Int.Input("count", default=40, min=1, max=10_000, tooltip="How many Moons."),
                 io.Int.Input(
@@ -276,6 +279,7 @@ class CombineDatasets(io.ComfyNode):
             category=CATEGORY,
             description="Several datasets as one, and images for prior preservation.",
             search_aliases=["merge datasets", "regularisation", "class images", "prior preservation", "dreambooth"],
+            has_intermediate_output=True,
             inputs=[
                 DatasetSocket.Input("dataset", tooltip="The first dataset."),
                 DatasetSocket.Input("dataset_2", optional=True, tooltip="Its images come after the first one's."),

@@ -35,6 +35,7 @@ class LoadKohyaConfig(io.ComfyNode):
             description="A config.toml of kohya_ss or sd-scripts, or its command line, as it is: every key is "
             "honoured, refused with a reason, or listed as having no effect.",
             search_aliases=["kohya", "sd-scripts", "config.toml", "import settings", "accelerate launch"],
+            has_intermediate_output=True,
             inputs=[
                 io.Combo.Input(
                     "file",

@@ -26,6 +26,7 @@ class LoadLora(io.ComfyNode):
             description="A LoRA at a strength, from a file or straight from training. Says how many modules matched, "
             "and stops if none did.",
             search_aliases=["apply lora", "lora strength", "lora weight"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to adapt."),
                 io.Clip.Input(

@@ -27,6 +27,7 @@ class LossByWeight(io.ComfyNode):
             description="The loss of a LoRA at several weights, on images that it was trained on and on images that "
             "were held out: where the first falls and the second rises, the LoRA is overfitted.",
             search_aliases=["overfitting", "validation loss", "held out"],
+            has_intermediate_output=True,
             not_idempotent=True,
             inputs=[
                 io.Model.Input("model", tooltip="Without the LoRA."),

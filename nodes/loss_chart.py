@@ -20,6 +20,7 @@ class LossChart(io.ComfyNode):
             category="Mjesec/training",
             description="The loss of every step with a running mean, and held-out losses; also of ComfyUI's trainer.",
             search_aliases=["loss graph", "training curve"],
+            has_intermediate_output=True,
             inputs=[
                 LossMap.Input("loss_map", tooltip="From Train SDXL LoRA or Train LoRA."),
                 io.String.Input("title", default="", tooltip="Stands above the chart; empty for none."),

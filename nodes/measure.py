@@ -24,6 +24,7 @@ class MeasureCells(io.ComfyNode):
             description="One number for every cell of a sweep: saturation, contrast, burnt highlights, distance to a "
             "reference cell, CLIP score, seconds. Figure draws them as a heat map with the sweep's own headers.",
             search_aliases=["heat map", "metrics", "saturation", "contrast"],
+            has_intermediate_output=True,
             inputs=[
                 GridSocket.Input("grid", tooltip="From Sweep."),
                 io.Combo.Input("measure", options=list(UNITS), tooltip="What is measured of each cell."),

@@ -27,6 +27,7 @@ class NearestTrainingImage(io.ComfyNode):
             description="For every cell the training image that is nearest to it in the VAE's latent space, and how "
             "near: a LoRA that repeats its training images is overfitted.",
             search_aliases=["overfitting", "memorisation", "nearest neighbour", "latent distance"],
+            has_intermediate_output=True,
             not_idempotent=True,
             inputs=[
                 GridSocket.Input("grid", tooltip="From Sweep."),

@@ -21,6 +21,7 @@ class NightScene(io.ComfyNode):
             description="A moonless night over pines, rendered, and the mask of a disc in its sky: something to paint "
             "a Moon into, at any size and with no file and no licence to ask for.",
             search_aliases=["inpainting", "pines", "mask"],
+            has_intermediate_output=True,
             inputs=[
                 io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
                 io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),

@@ -22,6 +22,7 @@ class DenoisingStrip(io.ComfyNode):
             description="One sampling run seen from inside: at chosen steps the noisy image x_t and the model's "
             "prediction of the finished one, x_0. The run is ComfyUI's KSampler; its latent comes out as well.",
             search_aliases=["denoising process", "x0", "intermediate steps", "KSampler"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="With the LoRA, if there is to be one."),
                 io.Conditioning.Input("positive", tooltip="What the image shows."),

@@ -38,6 +38,7 @@ class Sweep(io.ComfyNode):
             "Cells go to disk as they are done: a sweep that was interrupted, extended or changed in one value "
             "computes only what is missing.",
             search_aliases=["xy plot", "xyz grid", "compare", "parameter sweep"],
+            has_intermediate_output=True,
             not_idempotent=True,
             inputs=[
                 io.Model.Input("model", tooltip="Without the LoRA; the sweep puts it on at each weight."),

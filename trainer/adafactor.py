@@ -28,9 +28,19 @@ class StackedAdafactor(Adafactor):
         if closure is not None or not all(map(_stackable, self.param_groups)):
             return super().step(closure)
         for group in self.param_groups:
-            for weights in _stacks([weight for weight in group["params"] if weight.grad is not None]):
+            for weights in self._stacks([weight for weight in group["params"] if weight.grad is not None]):
                 self._step(group, weights)
         return None
+
+    def _stacks(self, weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+        """Weights of one shape together, as many as may be stacked at once; one whose module was dropped in some steps
+        is behind the others, and its rate is another."""
+        alike: dict[tuple[torch.Size, int], list[nn.Parameter]] = defaultdict(list)
+        for weight in weights:
+            alike[weight.shape, int(self.state[weight].get("step", 0))].append(weight)
+        for (shape, _), stack in alike.items():
+            most = max(1, _MOST_VALUES // shape.numel())
+            yield from (stack[start : start + most] for start in range(0, len(stack), most))
 
     def _step(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
         gradients = torch.stack([weight.grad for weight in weights])
@@ -73,16 +83,6 @@ def _stackable(group: dict[str, Any]) -> bool:
     """Whether all weights of a group are fp32 matrices and have no first moment."""
     plain = (weight.ndim == 2 and weight.dtype == torch.float32 for weight in group["params"])
     return group["beta1"] is None and all(plain)
-
-
-def _stacks(weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Weights of one shape together, as many as may be stacked at once."""
-    shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-    for weight in weights:
-        shapes[weight.shape].append(weight)
-    for shape, alike in shapes.items():
-        most = max(1, _MOST_VALUES // shape.numel())
-        yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
 
 def _rms(stack: torch.Tensor) -> torch.Tensor:

@@ -95,11 +95,12 @@ class LoraModule(AdapterModule):
     @torch.no_grad()
     def in_file(self) -> dict[str, torch.Tensor]:
         if self.initial is not None:
-            # s·(BA - B₀A₀) is a plain LoRA of twice the rank against the weights as they were
+            # s·(BA - B₀A₀) = s·(B(A - A₀) + (B - B₀)A₀) is a plain LoRA of twice the rank against the weights as they
+            # were; in the first form half precision would round away a change that is small beside A₀ and B₀
             down, up = self.initial
             return {
-                "lora_down.weight": torch.cat([self.down, down]),
-                "lora_up.weight": torch.cat([self.up, -up], dim=1),
+                "lora_down.weight": torch.cat([self.down - down, down]),
+                "lora_up.weight": torch.cat([self.up, self.up - up], dim=1),
             }
         held = {"lora_down.weight": self.down.detach(), "lora_up.weight": self.up.detach()}
         if self.magnitude is not None:

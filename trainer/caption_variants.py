@@ -30,11 +30,18 @@ def draw_caption(caption: str, settings: CaptionSettings, generator: torch.Gener
         caption = _drawn(caption, chance)
     if settings.shuffle or settings.tag_dropout:
         caption = _varied(caption, settings, chance)
-    return fixed_caption(caption, settings)
+    return _finished(caption, settings)
 
 
 def fixed_caption(caption: str, settings: CaptionSettings) -> str:
-    """A caption with its trigger word and without the mark after which tags may move."""
+    """A caption with its trigger word and without the mark after which tags may move; of wildcards the same choices
+    each time."""
+    if settings.wildcards:
+        caption = _drawn(caption, random.Random(caption))  # noqa: S311 - not a secret
+    return _finished(caption, settings)
+
+
+def _finished(caption: str, settings: CaptionSettings) -> str:
     if settings.keep_separator and settings.keep_separator in caption:
         parts = [part.strip() for part in caption.split(settings.keep_separator)]
         caption = _joined([part.strip(settings.separator + " ") for part in parts], settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,9 +65,15 @@ def command_of(arguments: Sequence[str] | None) -> Command:
     add("--precision", default="", choices=["", *PRECISIONS], help="else mixed_precision")
     add("--device", default="", help="such as cuda:1 or cpu; else the first GPU, or the CPU")
     add("--tokenizer", default="", help="folder with CLIP's vocab.json and merges.txt; else ComfyUI's")
-    add("--head-channels", type=int, default=HEAD_CHANNELS, help="channels of an attention head; 64 in SDXL")
+    add("--head-channels", type=_at_least_one, default=HEAD_CHANNELS, help="channels of an attention head; 64 in SDXL")
     add("--check", action="store_true", help="only reads everything and reports; trains nothing")
     return Command(**vars(parser.parse_args(arguments)))
+
+
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def read_run(command: Command, processes: Processes) -> tuple[KohyaRun, Dataset]:
@@ -99,7 +105,14 @@ def _run(command: Command, config: KohyaConfig, dataset: Dataset, processes: Pro
         "resolution": (command.resolution,) * 2 if command.resolution else None,
     }
     overrides = {name: value for name, value in wanted.items() if value is not None}
-    return config.run(dataset, in_graph=False, processes=processes.count, **overrides)
+    given = {
+        "pretrained_model_name_or_path": command.checkpoint,
+        "vae": command.vae,
+        "train_data_dir": command.images,
+        "output_dir": command.output,
+    }
+    instead = tuple(key for key, value in given.items() if value)
+    return config.run(dataset, in_graph=False, processes=processes.count, instead=instead, **overrides)
 
 
 def _found(name: str, config: Path) -> Path:
@@ -115,8 +128,8 @@ def read_images(command: Command, places: Places, config: Path) -> Dataset:
     prior = [folder for folder in folders if folder.regularisation]
     wanted = [folder for folder in folders if not folder.regularisation]
     if command.images:
-        extension = folders[0].caption_extension if folders else ".txt"
-        wanted = [ImageFolder(command.images, caption_extension=extension)]
+        like = wanted[0] if wanted else ImageFolder("", caption_extension=".txt")
+        wanted = [replace(like, path=command.images)]
     if not wanted:
         raise DatasetError("The configuration names no images; set train_data_dir, or give --images FOLDER.")
 

@@ -19,6 +19,8 @@ from .samples import Dataset, Problem, Sample, printable
 
 __all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
 
+# as many as the nodes take; a folder 20240501_moon is named by a date
+MOST_REPEATS = 10_000
 _REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
 # what trainers and file managers leave beside images
 NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
@@ -74,8 +76,8 @@ def scan_folder(
 def _check_options(caption_extension: str, repeats: int) -> None:
     if not re.fullmatch(r"\.[^./\\]+", caption_extension):
         raise DatasetError(f"The caption extension '{caption_extension}' must look like '.txt'.")
-    if repeats < 1:
-        raise DatasetError(f"The repeats {repeats} must be at least 1.")
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise DatasetError(f"The repeats {repeats} must be from 1 to {MOST_REPEATS}.")
 
 
 def _existing_folder(folder: str | os.PathLike[str]) -> Path:
@@ -119,6 +121,10 @@ def _find(
         match = _REPEATS_AND_NAME.fullmatch(folder.name)
         if match is None or int(match[1]) < 1:
             detail = "its name is not a number of repeats and a name, such as 10_moon"
+            problems.append(Problem(_name(folder, root), "folder_ignored", detail))
+            continue
+        if int(match[1]) > MOST_REPEATS:
+            detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
             problems.append(Problem(_name(folder, root), "folder_ignored", detail))
             continue
         inner_images, inner_folders = _listing(folder, root, caption_extension, problems)

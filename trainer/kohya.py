@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .dataset import MOST_REPEATS
 from .errors import SettingsError
 from .kohya_settings import read_settings
 from .kohya_text import KohyaText, Read, Subset, parse_kohya
@@ -82,11 +83,22 @@ class KohyaConfig:
 
     values: Mapping[str, object]
     places: Places
+    of_folders: Mapping[str, object] = field(default_factory=dict)
+    """Keys that only image folders of a dataset toml have, with a value of each."""
 
-    def run(self, dataset: Dataset | None, *, in_graph: bool, processes: int = 1, **overrides: object) -> KohyaRun:
+    def run(
+        self,
+        dataset: Dataset | None,
+        *,
+        in_graph: bool,
+        processes: int = 1,
+        instead: tuple[str, ...] = (),
+        **overrides: object,
+    ) -> KohyaRun:
         """The run on these images.
 
         processes: how many train together; train_batch_size is what each of them takes, as in sd-scripts.
+        instead: keys of places that are given beside the configuration.
         overrides: fields of `TrainSettings`, or ``resolution`` (width, height), that stand above the configuration.
 
         Raises:
@@ -94,11 +106,12 @@ class KohyaConfig:
         """
         keys = Keys(self.values)
         _read_places(keys, in_graph=in_graph)
+        _read_folders(keys, self.of_folders, in_graph=in_graph)
         try:
             settings = read_settings(keys, dataset, dict(overrides), processes)
         except SettingsError as error:
             raise SettingsError("\n".join([*keys.refused.values(), str(error)])) from error
-        for key in (key for key, field in _OVERRIDDEN.items() if field in overrides):
+        for key in (*instead, *(key for key, name in _OVERRIDDEN.items() if name in overrides)):
             keys.idle_for("another value is given beside the configuration", key)
         keys.finish()
         if keys.refused:
@@ -116,7 +129,7 @@ def read_kohya(text: str, read: Read | None = None) -> KohyaConfig:
     """
     parsed = parse_kohya(text, read)
     values = {**parsed.values, **_common(parsed.subsets)}
-    return KohyaConfig(values, _places(parsed))
+    return KohyaConfig(values, _places(parsed), _of_folders(parsed.subsets))
 
 
 def _common(subsets: tuple[Subset, ...]) -> dict[str, object]:
@@ -130,6 +143,10 @@ def _common(subsets: tuple[Subset, ...]) -> dict[str, object]:
             raise SettingsError(f"{name} differs among the image folders ({shown}); give all of them the same value.")
         out[_RENAMED.get(name, name)] = given[0]
     return out
+
+
+def _of_folders(subsets: tuple[Subset, ...]) -> dict[str, object]:
+    return {name: given for subset in subsets for name, given in subset.values.items() if name in _OF_A_FOLDER}
 
 
 def _places(parsed: KohyaText) -> Places:
@@ -173,8 +190,8 @@ def _repeats(values: Mapping[str, object], name: str) -> int:
     value = values.get(name)
     if value in (None, ""):
         return 1
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}", str(value)) or int(str(value)) < 1:
-        raise SettingsError(f"{name} = {value!r} is no whole number of at least 1; correct it.")
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}", str(value)) or not 1 <= int(str(value)) <= MOST_REPEATS:
+        raise SettingsError(f"{name} = {value!r} is no whole number from 1 to {MOST_REPEATS}; correct it.")
     return int(str(value))
 
 
@@ -185,3 +202,14 @@ def _read_places(keys: Keys, *, in_graph: bool) -> None:
         keys.text(name)
         if in_graph:
             keys.idle_for(instead, name)
+
+
+def _read_folders(keys: Keys, of_folders: Mapping[str, object], *, in_graph: bool) -> None:
+    for name, value in of_folders.items():
+        told = f"{name} of an image folder"
+        if name == "custom_attributes" and value:
+            keys.refused[told] = "custom_attributes of an image folder cannot be honoured: nothing reads it; remove it."
+        elif in_graph:
+            keys.idle[told] = "the images come from the dataset on the wire"
+        else:
+            keys.honoured[told] = value

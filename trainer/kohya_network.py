@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from .kohya_values import Keys
+from .optim import own_weight_decay
 from .options import AdapterSettings, OptimizerSettings
 from .settings import SCHEDULES
 
@@ -55,6 +58,7 @@ _OFF = {
     "decoupled_weight_decay": ("False", "Lion's weight decay is scaled by the learning rate here"),
 }
 _NO_RESULT = {"log_every": "it only prints", "use_triton": "it changes the speed, not the result"}
+_SCHEDULE_FREE = "a schedule-free optimizer runs without a schedule"
 _ITS_OWN = "Adafactor with relative_step sets its own rates; no weight ever sees this"
 
 
@@ -116,11 +120,10 @@ def read_optimizer(keys: Keys, network_arguments: Arguments, fields: Fields) -> 
     for flag, meant in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
         if keys.flag(flag):
             name = meant
-    # a full name such as pytorch_optimizer.Ranger21 is judged by the settings
-    ours, decay = OPTIMIZERS.get(name.lower(), (name, 0.0))
+    ours, decay = _optimizer(name)
     arguments = keys.arguments("optimizer_args")
     relative = ours == "adafactor" and _relative(arguments)
-    options: Fields = _lora_plus(keys, network_arguments)
+    options: Fields = _lora_plus(keys, network_arguments, relative)
     out: Fields = {
         "optimizer": ours,
         "adafactor_relative_step": relative,
@@ -132,8 +135,17 @@ def read_optimizer(keys: Keys, network_arguments: Arguments, fields: Fields) -> 
     arguments = _translated(keys, ours, arguments)
     options["arguments"] = ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
     out |= _rates(keys, relative, fields, options)
-    out |= _schedule(keys, relative, fields, options)
+    out |= _schedule(keys, name, relative, fields, options)
     return out | {"optimizer_options": OptimizerSettings(**options)}  # type: ignore[arg-type]
+
+
+def _optimizer(name: str) -> tuple[str, float]:
+    """This trainer's name of an optimizer, and the weight decay of its class. As in sd-scripts a name without dots is
+    one of torch's; a full name such as pytorch_optimizer.Ranger21 is judged by the settings."""
+    if name.lower() in OPTIMIZERS:
+        return OPTIMIZERS[name.lower()]
+    full = f"torch.optim.{name}" if hasattr(torch.optim, name) else name
+    return full, own_weight_decay(full) if "." in full else 0.0
 
 
 def _translated(keys: Keys, optimizer: str, arguments: Arguments) -> Arguments:
@@ -177,7 +189,9 @@ def _rates(keys: Keys, relative: bool, fields: Fields, options: Fields) -> Field
     unet, text = keys.number("unet_lr", common), keys.numbers("text_encoder_lr") or [common]
     frozen = fields["train"] == "unet"
     if relative:
-        keys.idle_for(_ITS_OWN, "learning_rate", "unet_lr", "text_encoder_lr")
+        # a rate of 0 still decides that the part is not trained
+        keys.idle_for(_ITS_OWN, "learning_rate", "unet_lr", *["text_encoder_lr"] * (frozen or any(text)))
+        _refuse_single_parts(keys, unet, [] if frozen else text)
     elif frozen:
         keys.idle_for("only the U-Net is trained", "text_encoder_lr")
     if keys.given("unet_lr") and (frozen or keys.given("text_encoder_lr")) and not relative:
@@ -188,15 +202,24 @@ def _rates(keys: Keys, relative: bool, fields: Fields, options: Fields) -> Field
         options |= {"te1_lr": text[0], "te2_lr": text[1]}
     out: Fields = {"unet_lr": unet, "text_lr": text[0]}
     # sd-scripts does not train a part whose rate is 0
-    return out | ({} if any(text) or relative else {"train": "unet"})
+    return out | ({} if any(text) else {"train": "unet"})
 
 
-def _schedule(keys: Keys, relative: bool, fields: Fields, options: Fields) -> Fields:
+def _refuse_single_parts(keys: Keys, unet: float, text: list[float]) -> None:
+    """Adafactor with relative_step would train what has a rate of 0 here, where sd-scripts leaves that out."""
+    if not unet:
+        key = "unet_lr" if keys.given("unet_lr") else "learning_rate"
+        keys.refuse(key, "the U-Net is always trained here, and Adafactor sets its own rates; give any other rate")
+    if any(text) and not all(text):
+        keys.refuse("text_encoder_lr", "the text encoders are trained both or not at all here; give 0 for both or none")
+
+
+def _schedule(keys: Keys, optimizer: str, relative: bool, fields: Fields, options: Fields) -> Fields:
     arguments = keys.arguments("lr_scheduler_args")
     name = keys.text("lr_scheduler", "constant")
-    if relative:
+    if relative or optimizer.lower().endswith("schedulefree"):
         cycles = ("lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_args")
-        keys.idle_for(_ITS_OWN, "lr_scheduler", "lr_warmup_steps", *cycles)
+        keys.idle_for(_ITS_OWN if relative else _SCHEDULE_FREE, "lr_scheduler", "lr_warmup_steps", *cycles)
         return {"schedule": "constant"}
     if name not in SCHEDULES:
         keys.refuse("lr_scheduler", f"choose one of {', '.join(SCHEDULES)}")
@@ -209,6 +232,9 @@ def _schedule(keys: Keys, relative: bool, fields: Fields, options: Fields) -> Fi
     options["step_rules"] = arguments.pop("step_rules", "")
     if arguments:
         keys.refuse("lr_scheduler_args", f"'{next(iter(arguments))}' has no counterpart here; remove it")
+    if name == "piecewise_constant":
+        keys.idle_for("the schedule piecewise_constant does not use it", "lr_warmup_steps")
+        return {"schedule": name}
     return {"schedule": name, "warmup_steps": _warmup(keys, int(fields["steps"]))}  # type: ignore[call-overload]
 
 
@@ -224,7 +250,11 @@ def _warmup(keys: Keys, steps: int) -> int:
     return int(value * steps) if value < 1 or text.endswith("%") else int(value)
 
 
-def _lora_plus(keys: Keys, arguments: Arguments) -> Fields:
+def _lora_plus(keys: Keys, arguments: Arguments, relative: bool) -> Fields:
+    if relative:
+        for name in [name for name in arguments if name.startswith("loraplus_")]:
+            del arguments[name]
+            keys.idle[f"network_args {name}"] = _ITS_OWN
     common = _number(keys, arguments, "loraplus_lr_ratio", 0.0)
     unet = _number(keys, arguments, "loraplus_unet_lr_ratio", common)
     text = _number(keys, arguments, "loraplus_text_encoder_lr_ratio", common)

@@ -23,6 +23,9 @@ SCRIPT = "sdxl_train_network.py"
 SEVERAL = ("base_weights", "base_weights_multiplier", "lr_scheduler_args", "network_args", "optimizer_args",
            "text_encoder_lr")  # fmt: skip
 _CONTINUED = re.compile(r"[\\^`][ \t]*\r?\n")
+_COMMENT_LINE = re.compile(r"(?m)^[ \t]*#.*$")
+# a line of arguments, or a script with some; in a toml such a text stands behind a key
+_ARGUMENTS = re.compile(r"(?m)^\s*--[a-zA-Z]|^(?!\s*[\w\"'.]+\s*=\s*[\"'\[{])[^#\n]*\.py[\"']?\s([^\n]*\s)?--[a-zA-Z]")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,15 @@ def _parse_one(text: str) -> tuple[dict[str, object], list[Subset]]:
 
 
 def _is_arguments(text: str) -> bool:
-    return bool(re.search(r"(?m)(^|\s)--[a-zA-Z]\w*([=\s]|$)", text)) and not re.search(r"(?m)^\s*[\w\"']+\s*=", text)
+    text = _one_line_each(text)
+    if _ARGUMENTS.search(text):
+        return True
+    return bool(re.search(r"\s--[a-zA-Z]\w*([=\s]|$)", text)) and not re.search(r"(?m)^\s*[\w\"']+\s*=", text)
+
+
+def _one_line_each(text: str) -> str:
+    """A command that goes over several lines on one of them."""
+    return _CONTINUED.sub(" ", _COMMENT_LINE.sub("", text))
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
@@ -102,9 +113,9 @@ def _parse_json(text: str) -> dict[str, Any]:
 
 
 def _parse_arguments(text: str) -> dict[str, object]:
-    lexer = shlex.shlex(_CONTINUED.sub(" ", text), posix=True, punctuation_chars=False)
-    # a backslash is a part of Windows' paths
-    lexer.whitespace_split, lexer.escape = True, ""
+    lexer = shlex.shlex(_one_line_each(text), posix=True, punctuation_chars=False)
+    # a backslash is a part of Windows' paths, and a # within a word one of that word
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:
         words = list(lexer)
     except ValueError as error:
@@ -146,10 +157,10 @@ def _collect(words: Iterable[str]) -> dict[str, object]:
 
 
 def _flatten(data: Mapping[str, Any]) -> dict[str, object]:
-    """Sections fall away, as sd-scripts merges them; [[datasets]] are not keys."""
+    """Sections fall away, as sd-scripts merges them; [[datasets]] are not keys, and [general] is of their folders."""
     out: dict[str, object] = {}
     for key, value in data.items():
-        if key == "datasets":
+        if key == "datasets" or (key == "general" and "datasets" in data):
             continue
         if isinstance(value, dict):
             out.update(value)

@@ -45,6 +45,9 @@ class Keys:
         return number if math.isfinite(number) else self._wrong(name, value, "a number", default)
 
     def whole(self, name: str, default: int) -> int:
+        # not by way of a float, which holds no seed over 2^53
+        if re.fullmatch(r"-?\d{1,300}", str(self._values.get(name))):
+            return int(str(self._take(name)))
         number = self.number(name, default)
         return int(number) if number == int(number) else self._wrong(name, number, "a whole number", default)
 

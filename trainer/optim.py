@@ -17,6 +17,7 @@ from .arguments import parse_arguments
 from .errors import SettingsError
 from .optimizer_names import class_name
 from .settings import TrainSettings
+from .tree import flatten
 
 _PACKAGES = {"pytorch_optimizer": "pytorch-optimizer", "bitsandbytes": "bitsandbytes"}
 # what every run gives by itself
@@ -97,10 +98,31 @@ def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
             for _ in range(2):
                 weight.grad = torch.full_like(weight, 0.01)
                 optimizer.step()
+            _check_state(optimizer, settings)
         except SettingsError:
             raise
         except Exception as error:
             raise _unusable(settings, error) from error
+
+
+def _check_state(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> None:
+    try:
+        flatten(optimizer.state_dict(), "optimizer", {})
+    except TypeError as error:
+        raise SettingsError(
+            f"The optimizer '{settings.optimizer}' holds what no saved state can ({error}), so that a run could not be "
+            "paused or resumed; choose another one, such as adamw."
+        ) from error
+
+
+def own_weight_decay(name: str) -> float:
+    """The weight decay that an optimizer's class has by itself; 0 where it has none or is not there."""
+    try:
+        parameter = inspect.signature(optimizer_class(name)).parameters.get("weight_decay")
+    except SettingsError:
+        return 0.0
+    default = None if parameter is None else parameter.default
+    return float(default) if isinstance(default, int | float) else 0.0
 
 
 def _unusable(settings: TrainSettings, error: Exception) -> SettingsError:

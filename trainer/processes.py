@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from .errors import TrainerError
+from .errors import SettingsError, TrainerError
 from .samples import Dataset
 
 Value = TypeVar("Value")
@@ -35,8 +35,15 @@ class Processes:
         return self.rank == 0
 
     def device(self, wanted: str = "") -> torch.device:
-        """The device of this process; ``wanted`` counts where it is alone."""
-        return torch.device(self.name or wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        """The device of this process; ``wanted`` counts where it is alone.
+
+        Raises:
+            SettingsError: torch knows no device of that name.
+        """
+        try:
+            return torch.device(self.name or wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError:
+            raise SettingsError(f"There is no device '{wanted}'; give one such as cpu, cuda or cuda:1.") from None
 
     def rows(self, count: int) -> slice:
         """This process's part of ``count`` rows; parts differ by one row at most and may be empty."""

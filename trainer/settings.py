@@ -126,20 +126,31 @@ class TrainSettings:
             raise SettingsError("Every learning rate is 0, so nothing would be trained; give a rate such as 1e-4.")
         if self.adafactor_relative_step and self.optimizer != "adafactor":
             raise SettingsError(f"adafactor_relative_step needs the optimizer adafactor, not '{self.optimizer}'.")
-        if self.optimizer == "prodigy" and len(set(self.rates)) > 1:
-            given = ", ".join(f"{rate:g}" for rate in self.rates)
-            raise SettingsError(
-                f"Prodigy gives all parts one rate, but the learning rates are {given}; "
-                "set them all to the same number, usually 1."
-            )
+        self._check_own_rates()
         if self.optimizer_options.lora_plus_ratio != 1 and self.adapter.kind != "lora":
             raise SettingsError(f"lora_plus_ratio belongs to the kind lora, not to {self.adapter.kind}; set it to 1.")
         if self.schedule == "piecewise_constant" and not self.optimizer_options.step_rules:
             raise SettingsError("The schedule piecewise_constant needs step_rules, such as '1:100,0.1:200,0.01'.")
         if self.validation.every and not self.validation_images:
             raise SettingsError("validate_every needs images to measure; give validation_images, such as 8.")
+        if self.schedule == "piecewise_constant" and self.warmup_steps:
+            raise SettingsError("The schedule piecewise_constant has no warm-up; set warmup_steps to 0.")
         if self.warmup_steps > self.steps:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the run.")
+
+    def _check_own_rates(self) -> None:
+        """Optimizers that find their rates by themselves look at the first group's or at none."""
+        name = class_name(self.optimizer).rpartition(".")[2]
+        one_rate = name == "Prodigy" or name.startswith("DAdapt")
+        if one_rate and len(set(self.rates)) > 1:
+            given = ", ".join(f"{rate:g}" for rate in self.rates)
+            raise SettingsError(
+                f"{name} gives all parts one rate, but the learning rates are {given}; "
+                "set them all to the same number, usually 1."
+            )
+        if (one_rate or self.adafactor_relative_step) and self.optimizer_options.lora_plus_ratio != 1:
+            which = name if one_rate else "adafactor_relative_step"
+            raise SettingsError(f"{which} sets its own rates, so that lora_plus_ratio has no effect; set it to 1.")
 
     @property
     def trains_text(self) -> bool:

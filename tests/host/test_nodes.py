@@ -117,3 +117,34 @@ def test_a_loss_chart_is_drawn_from_our_losses(host: Host) -> None:
     graph["save"] = node("SaveImage", images=["chart", 0], filename_prefix="chart")
     (path,) = (p for p in host.outputs(host.run(graph)) if p.name.startswith("chart"))
     assert Image.open(path).size == (640, 360)
+
+
+def test_a_run_that_the_cache_answers_tells_the_page_again_what_its_nodes_show(host: Host) -> None:
+    """A page that was reloaded has forgotten it: the host resends what output nodes show, and what these show."""
+    graph = {
+        "1": node("MjesecMoonDataset", count=2, size=64, seed=5),
+        "2": node("PreviewImage", images=["1", 1]),
+    }
+    first, again = host.run(graph)["outputs"], host.run(graph)["outputs"]
+    assert first["1"]["mjesec_dataset"] == again["1"]["mjesec_dataset"], "it was rendered again, not answered"
+    assert first == again
+
+
+def test_every_node_that_shows_something_is_shown_again(host: Host) -> None:
+    """Those that hand a picture or text to the page are the output nodes and these."""
+    kept = {name for name, info in schemas(host) if info["has_intermediate_output"]}
+    assert kept == {
+        "MjesecLoadImageDataset",
+        "MjesecDatasetFromImages",
+        "MjesecMoonDataset",
+        "MjesecCombineDatasets",
+        "MjesecLoadKohyaConfig",
+        "MjesecLossChart",
+        "MjesecLoadLora",
+        "MjesecSweep",
+        "MjesecDenoisingStrip",
+        "MjesecNightScene",
+        "MjesecMeasureCells",
+        "MjesecNearestTrainingImage",
+        "MjesecLossByWeight",
+    }

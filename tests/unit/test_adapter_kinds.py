@@ -330,3 +330,19 @@ def test_without_bitsandbytes_nf4_names_it_before_anything_is_encoded(
     job.encode = pytest.fail
     with pytest.raises(SettingsError, match="base_storage nf4 needs bitsandbytes, .* or choose int8"):
         train(job)
+
+
+@pytest.mark.parametrize("change", [1e-4, 1e-3, 5e-3])
+def test_pissas_file_keeps_a_change_that_is_small_beside_where_it_started(change: float) -> None:
+    """Rounded to half precision as files are; A₀ and B₀ are a hundred times as large as what training moves."""
+    module = module_with(initial="pissa")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight, start in zip((module.down, module.up), module.initial, strict=True):
+            start.copy_(torch.randn(start.shape, generator=generator) * 0.3)
+            weight.copy_(start + torch.randn(start.shape, generator=generator) * change)
+    down, up = module.initial
+    wanted = module.up.double() @ module.down.double() - up.double() @ down.double()
+    held = {name: tensor.half().double() for name, tensor in module.in_file().items()}
+    got = held["lora_up.weight"] @ held["lora_down.weight"]
+    assert (got - wanted).norm() <= 2e-3 * wanted.norm()

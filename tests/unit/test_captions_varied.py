@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,3 +292,11 @@ def test_colours_and_numbers_are_read_from_text() -> None:
     for parse, text in ((parse_color, "white"), (parse_color, "#fff"), (parse_whole_numbers, "512, x")):
         with pytest.raises(SettingsError):
             parse(text)
+
+
+def test_what_is_measured_has_its_wildcards_chosen_and_always_the_same_ones() -> None:
+    settings = CaptionSettings(wildcards=True, trigger="mjesec")
+    seen = {fixed_caption("a {red|blue|white} moon, {{full}}", settings) for _ in range(20)}
+    (caption,) = seen
+    assert re.fullmatch(r"mjesec, a (red|blue|white) moon, \{full\}", caption)
+    assert fixed_caption("a {red|blue} moon", CaptionSettings()) == "a {red|blue} moon"

@@ -348,3 +348,29 @@ def test_the_tokenizer_is_found_where_comfyui_keeps_it(workplace: Path, tmp_path
     ids = load_tokenizer(place)("ab c")
     assert (ids[0], ids[-1]) == (49406, 49407)
     assert len(load_tokenizer(place)("a " * 200)) > 77
+
+
+def test_another_folder_of_images_is_seen_as_the_configuration_says(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_parts.write_images(tmp_path / "plain", count=3, size=70)
+    (tmp_path / "config.toml").write_text(CONFIG + "dataset_repeats = 4\n")
+    rest = arguments(workplace, tmp_path / "loras", "--images", str(tmp_path / "plain"), "--check")
+    assert main([str(tmp_path / "config.toml"), *rest[1:]]) == 0
+    told = capsys.readouterr().out
+    assert "epochs of 12 steps." in told
+    assert "train_data_dir: another value is given beside the configuration" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "says"), [(("--device", "foo"), "no device 'foo'"), (("--head-channels", "0"), "0")]
+)
+def test_a_device_or_a_count_that_there_is_not_is_said(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str], says: str
+) -> None:
+    try:
+        code = main(arguments(workplace, tmp_path, *option))
+    except SystemExit as left:
+        code = left.code
+    assert code == 2
+    assert says in capsys.readouterr().err

@@ -371,3 +371,15 @@ def test_names_that_are_no_text_do_not_spoil_the_report(tmp_path) -> None:
     dataset.report(None, BucketSettings()).encode()
     assert dataset.problems[0].path == "a?.png"
     assert len(dataset.content_hash) == 64
+
+
+def test_a_folder_named_by_a_date_is_not_seen_twenty_million_times(tmp_path) -> None:
+    for name in ("20240501_moon", "2_moon"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / name / "a.png")
+    dataset = scan_folder(tmp_path)
+    assert dataset.num_images_with_repeats == 2
+    (problem,) = [problem for problem in dataset.problems if problem.kind == "folder_ignored"]
+    assert "20240501 repeats, and at most 10000" in problem.detail
+    with pytest.raises(DatasetError, match="from 1 to 10000"):
+        scan_folder(tmp_path, repeats=10_001)

@@ -397,3 +397,96 @@ def test_what_only_the_command_line_follows_is_said_to_come_from_the_graph() -> 
         "caption_extension",
     } <= outside.honoured.keys()
     assert replace(outside.settings) == result.settings
+
+
+def test_a_number_sign_within_a_value_ends_nothing() -> None:
+    text = "# a note\naccelerate launch sdxl_train_network.py --resolution=1024 --output_name=moon#2 \\\n"
+    text += "  --max_train_steps=500 \\\n  --network_train_unet_only"
+    settings = run(text).settings
+    assert (settings.output_name, settings.steps, settings.train) == ("moon#2", 500, "unet")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA_VISIBLE_DEVICES=0 accelerate launch sdxl_train_network.py --resolution=1024 --max_train_steps=7",
+        '--resolution=1024 \\\n--optimizer_args \\\n  "weight_decay=0.1" "betas=0.9,0.99" \\\n  --max_train_steps=7',
+    ],
+)
+def test_an_equals_sign_at_the_start_of_a_line_makes_no_toml_of_a_command(text: str) -> None:
+    assert run(text).settings.steps == 7
+
+
+def test_a_toml_that_quotes_a_command_is_still_a_toml() -> None:
+    assert run(LEAST + 'max_train_steps = 7\ntraining_comment = "train.py --seed 3"').settings.steps == 7
+
+
+def test_what_stands_in_general_is_of_the_image_folders() -> None:
+    general = "[general]\nbatch_size = 2\nnum_repeats = 10\n"
+    config = read_kohya(general + "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'a'\n")
+    assert config.run(None, in_graph=True).settings.batch_size == 2
+    assert config.places.folders[0].repeats == 10
+
+
+FOLDERS = "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'a'\nnum_repeats = 2\nis_reg = true\n"
+
+
+def test_the_keys_of_an_image_folder_are_told_as_well() -> None:
+    config = read_kohya(FOLDERS)
+    told = {"image_dir of an image folder", "num_repeats of an image folder", "is_reg of an image folder"}
+    assert told <= config.run(None, in_graph=True).idle.keys()
+    assert told <= config.run(None, in_graph=False).honoured.keys()
+    with pytest.raises(SettingsError, match="custom_attributes of an image folder cannot be honoured"):
+        read_kohya(FOLDERS + "custom_attributes = {a = 1}\n").run(None, in_graph=True)
+
+
+ADAFACTOR = 'optimizer_type = "Adafactor"'
+
+
+def test_a_rate_of_zero_leaves_a_part_out_although_adafactor_sets_its_own_rates() -> None:
+    result = run("\n".join([LEAST, ADAFACTOR, "text_encoder_lr = 0", "unet_lr = 1e-4"]))
+    assert result.settings.train == "unet"
+    assert result.honoured["text_encoder_lr"] == 0
+    with pytest.raises(SettingsError, match="unet_lr = 0 cannot be honoured: the U-Net is always trained here"):
+        settings_of(ADAFACTOR, "unet_lr = 0", "text_encoder_lr = 1e-4")
+    with pytest.raises(SettingsError, match="the text encoders are trained both or not at all"):
+        settings_of(ADAFACTOR, "unet_lr = 1e-4", "text_encoder_lr = [1e-4, 0]")
+
+
+def test_lora_plus_changes_nothing_where_adafactor_sets_its_own_rates() -> None:
+    result = run("\n".join([LEAST, ADAFACTOR, 'network_args = ["loraplus_lr_ratio=16"]']))
+    assert result.settings.optimizer_options.lora_plus_ratio == 1
+    assert "sets its own rates" in result.idle["network_args loraplus_lr_ratio"]
+
+
+def test_a_schedule_free_optimizer_runs_without_a_schedule() -> None:
+    lines = ['optimizer_type = "AdamWScheduleFree"', 'lr_scheduler = "cosine"', "lr_warmup_steps = 100"]
+    result = run(LEAST + "\n".join(lines))
+    assert (result.settings.schedule, result.settings.warmup_steps) == ("constant", 0)
+    assert {"lr_scheduler", "lr_warmup_steps"} <= result.idle.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "decay"),
+    [
+        ("torch.optim.AdamW", "torch.optim.AdamW", 0.01),
+        ("RAdam", "torch.optim.RAdam", 0.0),
+        ("torch.optim.SGD", "torch.optim.SGD", 0.0),
+    ],
+)
+def test_a_class_by_its_name_keeps_its_own_weight_decay(name: str, optimizer: str, decay: float) -> None:
+    settings = settings_of(f'optimizer_type = "{name}"')
+    assert (settings.optimizer, settings.weight_decay) == (optimizer, decay)
+
+
+def test_a_seed_that_no_float_holds_stays_what_it_is() -> None:
+    assert settings_of("seed = 9007199254740993").seed == 2**53 + 1
+
+
+def test_a_warm_up_that_the_schedule_has_not_is_idle() -> None:
+    lines = [
+        'lr_scheduler = "piecewise_constant"',
+        'lr_scheduler_args = ["step_rules=1:10,0.1"]',
+        "lr_warmup_steps = 10",
+    ]
+    assert "does not use it" in run(LEAST + "\n".join(lines)).idle["lr_warmup_steps"]

@@ -352,3 +352,11 @@ def test_schedule_free_weights_are_averaged_to_look_at_and_come_back_to_the_bit(
     name = f"{trainer.adapters.modules[0].name}.lora_up.weight"
     torch.testing.assert_close(before[name], (1 - beta1) * state["z"] + beta1 * inside[name])
     assert not torch.equal(inside[name], before[name])
+
+
+def test_an_optimizer_whose_state_no_file_holds_is_refused_beforehand() -> None:
+    """Else the first save, pause or cancel of a long run would be its end."""
+    with pytest.raises(
+        SettingsError, match=r"'pytorch_optimizer\.Kron' holds what no saved state can .*choose another"
+    ):
+        check_optimizer(tiny_parts.make_settings(optimizer="pytorch_optimizer.Kron"), tiny_parts.CPU)

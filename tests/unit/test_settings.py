@@ -184,3 +184,23 @@ def test_the_thesis_preset_is_the_thesis_run() -> None:
 def test_single_fields_of_the_thesis_preset_can_be_changed() -> None:
     settings = thesis_settings(steps=4, buckets=BucketSettings((256, 256)))
     assert (settings.steps, settings.buckets.resolution, settings.alpha) == (4, (256, 256), 8.0)
+
+
+@pytest.mark.parametrize("name", ["prodigy", "pytorch_optimizer.Prodigy", "pytorch_optimizer.DAdaptAdam"])
+def test_who_finds_its_own_rate_takes_one_for_all_and_no_lora_plus(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"gives all parts one rate, but the learning rates are 1, 0\.5"):
+        TrainSettings(optimizer=name, unet_lr=1.0, text_lr=0.5, train="unet+text")
+    options = OptimizerSettings(lora_plus_ratio=16.0)
+    with pytest.raises(SettingsError, match="lora_plus_ratio has no effect; set it to 1"):
+        TrainSettings(optimizer=name, unet_lr=1.0, text_lr=1.0, optimizer_options=options)
+
+
+def test_adafactors_own_rates_leave_no_room_for_lora_plus() -> None:
+    with pytest.raises(SettingsError, match="adafactor_relative_step sets its own rates, so that lora_plus_ratio"):
+        thesis_settings(optimizer_options=OptimizerSettings(lora_plus_ratio=16.0))
+
+
+def test_a_warm_up_that_the_schedule_does_not_have_is_refused() -> None:
+    options = OptimizerSettings(step_rules="1:10,0.1")
+    with pytest.raises(SettingsError, match="piecewise_constant has no warm-up"):
+        TrainSettings(schedule="piecewise_constant", warmup_steps=10, optimizer_options=options)
