@@ -144,8 +144,13 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    assert main(arguments(workplace, tmp_path, "--steps", "4000")) == 130
+    # a job that a shell put into the background was born deaf to Ctrl+C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        assert main(arguments(workplace, tmp_path, "--steps", "4000")) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     told = capsys.readouterr()
     assert "Stopped after step " in told.out
     assert "Run the same command again to go on." in told.err
