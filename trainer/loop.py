@@ -25,6 +25,7 @@ from .processes import ALONE, Processes
 from .sdxl import Parts
 from .settings import TrainSettings
 from .tokens import Tokenize
+from .undisturbed import undisturbed
 
 # rates of this many tensors a group are averaged for display: reading all 1972 would cost a step's time on a GPU
 _SHOWN_RATES = 16
@@ -207,12 +208,14 @@ class Trainer(Objective):
             total = self.processes.add(total)
             self.processes.add_gradients(self._weights)
             self.retryable = False
-            loss, norm, taken = self._update(number, total)
+            # else the state that is saved then would have the weights of one step and the number of another
+            with undisturbed():
+                loss, norm, taken = self._update(number, total)
+                self.progress.step += 1
+                self.progress.losses.append(loss)
+                self.progress.skipped += not taken
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        self.progress.step += 1
-        self.progress.losses.append(loss)
-        self.progress.skipped += not taken
         return loss, norm, taken
 
     def _learn(self, inputs: Inputs, share: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from pack.trainer.inputs import Inputs
 from pack.trainer.latents import Latents
 from pack.trainer.loop import Step, Trainer
 from pack.trainer.noise import step_generator
-from tiny_parts import make_examples, make_settings, make_trainer, weights_of
+from tiny_parts import assert_same, make_examples, make_settings, make_trainer, weights_of
 
 
 def run(trainer: Trainer) -> list[Step]:
@@ -370,3 +371,35 @@ def test_a_step_that_overflows_counts_for_no_schedule() -> None:
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     assert trainer.step()[2] is True
     assert trainer.optimizer.param_groups[0]["lr"] < rate
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_weights_are_changed_waits_until_the_step_is_whole(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever goes on from there must not take the step a second time."""
+    settings = make_settings(steps=2)
+    whole = make_trainer(settings)
+    run(whole)
+    wanted = weights_of(whole)
+    halted = make_trainer(settings)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = [signal.signal(kind, interrupt) for kind in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with monkeypatch.context() as patch:
+            # when AdamW is done with the weights and nothing else is
+            halted.optimizer.register_step_post_hook(lambda *_: signal.raise_signal(number))
+            with pytest.raises(KeyboardInterrupt):
+                halted.step()
+            assert (halted.progress.step, len(halted.progress.losses)) == (1, 1)
+            patch.setattr(halted.optimizer, "_optimizer_step_post_hooks", {})
+            run(halted)
+        assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == [interrupt, interrupt]
+    finally:
+        for kind, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(kind, handler)
+    assert halted.progress.losses == whole.progress.losses
+    assert_same(weights_of(halted), wanted)
