@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..figures import contact_sheet
 from ..trainer.combine import combine
-from ..trainer.dataset import Dataset, scan_folder
+from ..trainer.dataset import MOST_REPEATS, Dataset, scan_folder
 from ..trainer.errors import DatasetError
 from ..trainer.images import load_rgb
 from ..trainer.moons import render_moons
@@ -92,7 +92,7 @@ class LoadImageDataset(io.ComfyNode):
                     "repeats",
                     default=1,
                     min=1,
-                    max=10_000,
+                    max=MOST_REPEATS,
                     tooltip="How many times an epoch shows each image; sub-folders named N_name have their own N.",
                 ),
                 io.String.Input(
@@ -192,7 +192,7 @@ class DatasetFromImages(io.ComfyNode):
                     tooltip="One caption for each image, or one for all. Left open: no words.",
                 ),
                 io.Int.Input(
-                    "repeats", default=1, min=1, max=10_000, tooltip="How many times an epoch shows each image."
+                    "repeats", default=1, min=1, max=MOST_REPEATS, tooltip="How many times an epoch shows each image."
                 ),
             ],
             outputs=_outputs(),

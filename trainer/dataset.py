@@ -19,7 +19,7 @@ from .samples import Dataset, Problem, Sample, printable
 
 __all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
 
-# as many as the nodes take; a folder 20240501_moon is named by a date
+# a folder 20240501_moon is named by a date
 MOST_REPEATS = 10_000
 _REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
 # what trainers and file managers leave beside images

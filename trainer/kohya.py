@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .dataset import MOST_REPEATS
 from .errors import SettingsError
+from .kohya_keys import MUST_BE_OFF
 from .kohya_settings import read_settings
 from .kohya_text import KohyaText, Read, Subset, parse_kohya
 from .kohya_values import Keys
@@ -207,8 +208,8 @@ def _read_places(keys: Keys, *, in_graph: bool) -> None:
 def _read_folders(keys: Keys, of_folders: Mapping[str, object], *, in_graph: bool) -> None:
     for name, value in of_folders.items():
         told = f"{name} of an image folder"
-        if name == "custom_attributes" and value:
-            keys.refused[told] = "custom_attributes of an image folder cannot be honoured: nothing reads it; remove it."
+        if name in MUST_BE_OFF and value:
+            keys.refused[told] = f"{told} cannot be honoured: {MUST_BE_OFF[name][1]}."
         elif in_graph:
             keys.idle[told] = "the images come from the dataset on the wire"
         else:

@@ -145,7 +145,7 @@ def _optimizer(name: str) -> tuple[str, float]:
     if name.lower() in OPTIMIZERS:
         return OPTIMIZERS[name.lower()]
     full = f"torch.optim.{name}" if hasattr(torch.optim, name) else name
-    return full, own_weight_decay(full) if "." in full else 0.0
+    return full, own_weight_decay(full)
 
 
 def _translated(keys: Keys, optimizer: str, arguments: Arguments) -> Arguments:
@@ -189,8 +189,10 @@ def _rates(keys: Keys, relative: bool, fields: Fields, options: Fields) -> Field
     unet, text = keys.number("unet_lr", common), keys.numbers("text_encoder_lr") or [common]
     frozen = fields["train"] == "unet"
     if relative:
+        keys.idle_for(_ITS_OWN, "learning_rate", "unet_lr")
         # a rate of 0 still decides that the part is not trained
-        keys.idle_for(_ITS_OWN, "learning_rate", "unet_lr", *["text_encoder_lr"] * (frozen or any(text)))
+        if frozen or any(text):
+            keys.idle_for(_ITS_OWN, "text_encoder_lr")
         _refuse_single_parts(keys, unet, [] if frozen else text)
     elif frozen:
         keys.idle_for("only the U-Net is trained", "text_encoder_lr")

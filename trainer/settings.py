@@ -131,10 +131,10 @@ class TrainSettings:
             raise SettingsError(f"lora_plus_ratio belongs to the kind lora, not to {self.adapter.kind}; set it to 1.")
         if self.schedule == "piecewise_constant" and not self.optimizer_options.step_rules:
             raise SettingsError("The schedule piecewise_constant needs step_rules, such as '1:100,0.1:200,0.01'.")
-        if self.validation.every and not self.validation_images:
-            raise SettingsError("validate_every needs images to measure; give validation_images, such as 8.")
         if self.schedule == "piecewise_constant" and self.warmup_steps:
             raise SettingsError("The schedule piecewise_constant has no warm-up; set warmup_steps to 0.")
+        if self.validation.every and not self.validation_images:
+            raise SettingsError("validate_every needs images to measure; give validation_images, such as 8.")
         if self.warmup_steps > self.steps:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the run.")
 

@@ -374,9 +374,7 @@ def test_a_step_that_overflows_counts_for_no_schedule() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_weights_are_changed_waits_until_the_step_is_whole(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_while_weights_are_changed_waits_until_the_step_is_whole(number: int) -> None:
     """Whoever goes on from there must not take the step a second time."""
     settings = make_settings(steps=2)
     whole = make_trainer(settings)
@@ -389,14 +387,13 @@ def test_an_interrupt_while_weights_are_changed_waits_until_the_step_is_whole(
 
     before = [signal.signal(kind, interrupt) for kind in (signal.SIGINT, signal.SIGTERM)]
     try:
-        with monkeypatch.context() as patch:
-            # when AdamW is done with the weights and nothing else is
-            halted.optimizer.register_step_post_hook(lambda *_: signal.raise_signal(number))
-            with pytest.raises(KeyboardInterrupt):
-                halted.step()
-            assert (halted.progress.step, len(halted.progress.losses)) == (1, 1)
-            patch.setattr(halted.optimizer, "_optimizer_step_post_hooks", {})
-            run(halted)
+        # when AdamW is done with the weights and nothing else is
+        hook = halted.optimizer.register_step_post_hook(lambda *_: signal.raise_signal(number))
+        with pytest.raises(KeyboardInterrupt):
+            halted.step()
+        assert (halted.progress.step, len(halted.progress.losses)) == (1, 1)
+        hook.remove()
+        run(halted)
         assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == [interrupt, interrupt]
     finally:
         for kind, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
