@@ -25,7 +25,7 @@ Show = Callable[[str, int, int, Image.Image], None]
 
 
 class LiveSampler:
-    """Draws a run's samples into output/mjesec/samples/<name of the run's LoRA>.
+    """Draws a run's samples into output/mjesec/samples/<name of the run's LoRA>-<the run in eight digits>.
 
     The LoRA is a patch on clones of MODEL and CLIP. The host puts patched weights in place of its own while it
     samples; the trainer learns on aliases of those, so they are put back before ``draw`` returns.
@@ -53,7 +53,7 @@ class LiveSampler:
                 studio = Studio(Subject(model, clip, vae, dict(lora)))
                 for number, shot in enumerate(self._shots):
                     image = to_pillow(studio.take(shot)[0])
-                    files.append({**self._save(image, shot, outputs.lora.stem, number, step), "prompt": shot.prompt})
+                    files.append({**self._save(image, shot, outputs, number, step), "prompt": shot.prompt})
                     self._show("sample images", number + 1, len(self._shots), image)
         finally:
             # takes the patches off the weights that the trainer learns on, also on a CPU
@@ -62,8 +62,9 @@ class LiveSampler:
         self.latest = [{name: value for name, value in file.items() if name != "prompt"} for file in files]
         return files
 
-    def _save(self, image: Image.Image, shot: Shot, name: str, number: int, step: int) -> dict[str, str]:
-        folder = self._folder / name
+    def _save(self, image: Image.Image, shot: Shot, outputs: Outputs, number: int, step: int) -> dict[str, str]:
+        name = outputs.lora.stem
+        folder = self._folder / f"{name}-{outputs.mark}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step{step:08d}_{number:02d}.png"
         told = PngInfo()

@@ -43,7 +43,8 @@ class MemoryOptions(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="On an NVIDIA GPU: record a step of each image size once and replay it, which takes a "
-                    "fraction of the time and no more memory. Off, or with compile_blocks, each step is told anew.",
+                    "fraction of the time. With several image sizes the first steps of a size need up to twice the "
+                    "memory of a step. Off, or with compile_blocks, each step is told anew.",
                 ),
             ],
             outputs=[TrainSettingsSocket.Output("settings", tooltip="The settings with these options.")],

@@ -32,6 +32,7 @@ class NodeWatcher:
         self._bar_of = ""
         self._stage_began, self._stage_first, self._share_first = 0.0, 0, 0.0
         self._part = self._spoke = 0.0
+        self._told = ""
 
     def stage(
         self, name: str, done: int, total: int, preview: Image.Image | None = None, share: float | None = None
@@ -87,7 +88,10 @@ class NodeWatcher:
         if not force and now - self._spoke < _CONSOLE_EVERY_SECONDS:
             return
         self._spoke = now
-        log.info("[Mjesec] %s", line)
+        # a pause may last for days
+        if line != self._told:
+            log.info("[Mjesec] %s", line)
+        self._told = line
         self.show(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,8 @@ def validation_of(plain: Sequence[object]) -> Validation:
 
 
 def best_of(validations: Sequence[Validation]) -> Validation | None:
-    """The trained checkpoint of the lowest held-out loss, the earliest of equals; None before there is one."""
-    trained = [validation for validation in validations if validation.step]
+    """The trained checkpoint of the lowest finite held-out loss, the earliest of equals; None before there is one."""
+    trained = [validation for validation in validations if validation.step and math.isfinite(validation.loss)]
     return min(trained, key=lambda validation: validation.loss) if trained else None
 
 
@@ -64,8 +65,9 @@ def overfitting_lines(validations: Sequence[Validation]) -> list[str]:
         trained_on = zip((*one.training, one.training_loss), (*base.training, base.training_loss), strict=True)
         cells = [f"{a / b:.2f}/{c / d:.2f}" for (a, b), (c, d) in zip(pairs, trained_on, strict=True)]
         lines.append(f"{one.step:8d}" + "".join(cell.rjust(12) for cell in cells))
-    best, last = best_of(trained), trained[-1]
-    assert best is not None  # noqa: S101 - trained is not empty
+    if (best := best_of(trained)) is None:
+        return lines
+    last = trained[-1]
     lines.append(f"Best held-out loss: {best.loss:.5f} at step {best.step} (base {base.loss:.5f}).")
     if last.loss > best.loss and last.training_loss < best.training_loss:
         lines.append(

@@ -6,15 +6,16 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from .bands import best_of
 from .errors import LoraFileError, NonFiniteLoss
-from .loop import Step, Trainer
+from .loop import Trainer
 from .lora_file import lora_tensors, save_lora
 from .metadata import RunFacts, lora_metadata
-from .outputs import VALIDATION_KEY, Outputs
+from .outputs import VALIDATION_KEY, Outputs, mark_of
 from .run_log import RunLog
 from .samples import Dataset
 from .state import load_state, save_state
@@ -48,10 +49,14 @@ class Checkpoints:
         self._keepsakes = lru_cache(maxsize=1)(keepsakes)
         self.started = time.time()
         self._saved = time.monotonic()
+        # of the state on disk
+        self._step = 0
 
     def load(self, trainer: Trainer) -> bool:
         """Put the saved state into a fresh trainer; False where there is none."""
-        return load_state(self.outputs.state, trainer, self.run)
+        found = load_state(self.outputs.state, trainer, self.run)
+        self._step = trainer.progress.step
+        return found
 
     def forget_state(self) -> None:
         """Delete the state of a run that is finished."""
@@ -61,17 +66,31 @@ class Checkpoints:
     def save_state(self, trainer: Trainer) -> None:
         if self.writes:
             save_state(self.outputs.state, trainer, self.run)
-        self._saved = time.monotonic()
+        self._saved, self._step = time.monotonic(), trainer.progress.step
 
-    def loras_after(self, trainer: Trainer, step: Step, *, wanted: bool) -> None:
-        """Write the LoRA files that are due after a step; ``wanted``: the user asked for one now."""
-        if self._epoch_file_due(trainer, step):
-            self.save_lora(trainer, self.outputs.of_epoch(trainer.plan.epoch_of(step.step - 1) + 1))
-        saving = trainer.settings.saving
-        if wanted or (saving.lora_steps and step.step % saving.lora_steps == 0 and step.step < step.steps):
-            path = self.outputs.of_step(step.step)
+    def loras_after(self, trainer: Trainer, *, wanted: bool) -> None:
+        """Write the LoRA files that are due at the trainer's step; ``wanted``: the user asked for one now."""
+        self._save_due(trainer, self._epoch_files(trainer), self._step_files(trainer, wanted=wanted))
+
+    def catch_up(self, trainer: Trainer) -> None:
+        """Write what was due at the step from which a run goes on and is missing: it may have ended in between."""
+        epochs, steps = self._epoch_files(trainer), self._step_files(trainer, wanted=False)
+        self._save_due(trainer, *([path for path in paths if not path.exists()] for paths in (epochs, steps)))
+        if mark_of(self.outputs.best) != self._mark(trainer, self.outputs.best):
+            self.save_if_best(trainer)
+
+    def _save_due(self, trainer: Trainer, epochs: Iterable[Path], steps: Iterable[Path]) -> None:
+        for path in epochs:
             self.save_lora(trainer, path)
-            self.say(f"Saved {path.name} as of step {step.step} of {step.steps}.")
+        for path in steps:
+            self.save_lora(trainer, path)
+            self.say(f"Saved {path.name} as of step {trainer.progress.step} of {trainer.settings.steps}.")
+
+    def save_if_best(self, trainer: Trainer) -> None:
+        """Write the file of the lowest held-out loss, if it is wanted and the trainer's step has that loss."""
+        options, best = trainer.settings.validation, best_of(trainer.progress.validations)
+        if options.every and options.keep_best and best is not None and best.step == trainer.progress.step:
+            self.save_lora(trainer, self.outputs.best)
 
     def state_after(self, trainer: Trainer, *, wanted: bool) -> None:
         """Save the state if it is due, or ``wanted``."""
@@ -80,11 +99,19 @@ class Checkpoints:
         if wanted or late or (saving.state_steps and trainer.progress.step % saving.state_steps == 0):
             self.save_state(trainer)
 
-    def _epoch_file_due(self, trainer: Trainer, step: Step) -> bool:
-        every = trainer.settings.save_every_epochs
-        if not every or step.step == step.steps or not trainer.plan.ends_epoch(step.step - 1):
-            return False
-        return (trainer.plan.epoch_of(step.step - 1) + 1) % every == 0
+    def _epoch_files(self, trainer: Trainer) -> list[Path]:
+        """The file that is due at the trainer's step, or none."""
+        every, step = trainer.settings.save_every_epochs, trainer.progress.step
+        if not every or not 0 < step < trainer.settings.steps or not trainer.plan.ends_epoch(step - 1):
+            return []
+        epoch = trainer.plan.epoch_of(step - 1) + 1
+        return [self.outputs.of_epoch(epoch)] if epoch % every == 0 else []
+
+    def _step_files(self, trainer: Trainer, *, wanted: bool) -> list[Path]:
+        """The same; ``wanted``: also where none is due."""
+        every, step = trainer.settings.saving.lora_steps, trainer.progress.step
+        due = every and step % every == 0 and 0 < step < trainer.settings.steps
+        return [self.outputs.of_step(step)] if wanted or due else []
 
     @contextlib.contextmanager
     def nothing_lost(self, trainer: Trainer) -> Iterator[None]:
@@ -95,11 +122,19 @@ class Checkpoints:
             self._keep_last_good(trainer, error)
             raise
         except BaseException:
-            if step := trainer.progress.step:
-                with contextlib.suppress(LoraFileError):
-                    self.save_state(trainer)
-                    self.say(f"Stopped after step {step}; queue again to go on from there.")
+            if trainer.whole:
+                self._keep_state(trainer)
+            else:
+                # weights that are ahead of the number of steps must not take the good state's place
+                whence = f"go on from step {self._step}" if self._step else "begin anew"
+                self.say(f"Stopped amid the update of step {trainer.progress.step + 1}; queue again to {whence}.")
             raise
+
+    def _keep_state(self, trainer: Trainer) -> None:
+        if step := trainer.progress.step:
+            with contextlib.suppress(LoraFileError):
+                self.save_state(trainer)
+                self.say(f"Stopped after step {step}; queue again to go on from there.")
 
     def _keep_last_good(self, trainer: Trainer, error: NonFiniteLoss) -> None:
         """Saves the LoRA as of the last good step and says in the error where it is."""
@@ -131,7 +166,7 @@ class Checkpoints:
     def _write(self, trainer: Trainer, path: Path) -> None:
         progress, plan, settings = trainer.progress, trainer.plan, trainer.settings
         facts = RunFacts(
-            run=self.run if path == self.outputs.lora else f"{self.run}@{progress.step}",
+            run=self._mark(trainer, path),
             name=path.stem,
             base_name=self.base_name,
             started=self.started,
@@ -148,6 +183,10 @@ class Checkpoints:
         metadata[VALIDATION_KEY] = json.dumps([[v.step, round(v.loss, 7)] for v in progress.validations])
         save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata, self._keepsakes())
         self.log.write("saved", progress.step, file=path.name)
+
+    def _mark(self, trainer: Trainer, path: Path) -> str:
+        """The run that a file is of and, unless it is finished, its step."""
+        return self.run if path == self.outputs.lora else f"{self.run}@{trainer.progress.step}"
 
 
 def _thinned(losses: list[float]) -> list[float]:

@@ -194,9 +194,15 @@ class Plan:
 
     def largest_batch(self) -> tuple[int, ...]:
         """Indices of the first epoch's micro-batch of the most pixels."""
+        return max(self._first_epoch(), key=lambda batch: len(batch) * math.prod(self._buckets[batch[0]]))
+
+    def num_shapes(self) -> int:
+        """How many sizes the first epoch's micro-batches have, in images and pixels."""
+        return len({(len(batch), self._buckets[batch[0]]) for batch in self._first_epoch()})
+
+    def _first_epoch(self) -> list[tuple[int, ...]]:
         steps = range(min(self.steps_per_epoch, self._settings.steps))
-        batches = [batch for step in steps for batch in self.micro_batches(step)]
-        return max(batches, key=lambda batch: len(batch) * math.prod(self._buckets[batch[0]]))
+        return [batch for step in steps for batch in self.micro_batches(step)]
 
     def micro_batches(self, step: int) -> list[tuple[int, ...]]:
         """Indices of examples for each micro-batch of a step; the last step of an epoch may have fewer."""

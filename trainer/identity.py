@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
@@ -14,11 +15,14 @@ from .samples import Dataset
 from .sdxl import scaled_linear_alpha_bar
 from .settings import TrainSettings
 
-_FORMAT = "mjesec run 1"
+_FORMAT = "mjesec run 2"
 # each holds one tensor, which comes from a GPU or a file perhaps; more than a few wait for the memory
 _MOST_THREADS = 8
-# what a run's result does not depend on
-_LEFT_OUT = ("output_name", "saving", "memory_profile", "compile_blocks", "cuda_graphs")
+# what a run learns does not depend on: whoever follows an error's advice to change one of them goes on with the run
+_LEFT_OUT = (
+    "output_name", "saving", "save_precision", "save_every_epochs",
+    "memory_profile", "gradient_checkpointing", "compile_blocks", "cuda_graphs",
+)  # fmt: skip
 
 
 def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:
@@ -60,9 +64,10 @@ def schedule_mark(alpha_bar: torch.Tensor, prediction: str) -> str:
 def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
     """SHA-256 over the settings, the dataset's content and the fingerprints of the base.
 
-    The output's name is left out, and how often something is saved on the way, and how memory is spared: the same run
-    under another name is the same run.
+    The output's name is left out, what is saved on the way and in which precision, and how memory is spared: the same
+    run under another name is the same run.
     """
+    settings = replace(settings, validation=replace(settings.validation, keep_best=True))
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
     known = [_FORMAT, fields, dataset.content_hash, base, vae]
     # only wildcards draw among the further lines of a caption file

@@ -24,7 +24,7 @@ class Journal:
         self._events: EventFiles | None = None
         self._smoothed: float | None = None
         if job.processes.main and job.settings.saving.tensorboard and tensorboard.is_installed():
-            name = f"{outputs.lora.stem}-{outputs.folder.name[:8]}"
+            name = f"{outputs.lora.stem}-{outputs.mark}"
             self._events = EventFiles(job.folders.work / "tensorboard" / name, job.say)
             self.log.listeners.append(self._events.hear)
 
@@ -37,9 +37,13 @@ class Journal:
         for loss in trainer.progress.losses:
             self._smooth(loss)
         step = trainer.progress.step
-        if self.job.processes.main:
-            self.log.open(step)
+        logged = self.log.open(step) if self.job.processes.main else step
         self.log.write("begin", step, **self._facts(), steps_per_epoch=trainer.plan.steps_per_epoch)
+        if logged < step:
+            # the process ended when the step was taken and not told yet; of its rates and gradient nothing is known
+            loss = trainer.progress.losses[-1]
+            told = {"loss": loss, "smoothed_loss": self._smoothed, "lr": {}, "gradient_norm": None}
+            self.log.write("step", step, **told)
 
     def step(self, step: Step) -> None:
         self.log.write(

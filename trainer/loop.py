@@ -57,6 +57,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
     validations: list[Validation] = field(default_factory=list)
+    # that all steps took, in whatever process
+    seconds: float = 0.0
 
 
 class Trainer(Objective):
@@ -102,10 +104,17 @@ class Trainer(Objective):
         self.checkpointing = "nothing"
         # whether a step that failed may be tried again: no weight has been touched
         self.retryable = False
+        # whether weights and number of steps fit together; an error amid an update leaves them apart for good
+        self.whole = True
         self._graphs: Graphs | None = None
         if self._narrow is not None and device.type == "cuda" and settings.cuda_graphs and not settings.compile_blocks:
             self._narrow.allocate()
             self._graphs = Graphs(self._learn_narrow, say)
+
+    @property
+    def records_graphs(self) -> bool:
+        """Whether steps are recorded as CUDA graphs, whose memory is theirs alone."""
+        return self._graphs is not None
 
     def forget_graphs(self) -> None:
         """After what changes how a step is computed: how memory is spared."""
@@ -185,6 +194,7 @@ class Trainer(Objective):
                     raise SettingsError(NO_COMPILER.format(error=" ".join(str(error).splitlines()[:2]))) from error
                 raise
             seconds = time.perf_counter() - began
+            self.progress.seconds += seconds
             # the first step pays for warming up; it must not spoil the estimate
             warm = self.progress.step > first + 2
             self.pace = 0.9 * self.pace + 0.1 * seconds if warm else seconds
@@ -210,10 +220,12 @@ class Trainer(Objective):
             self.retryable = False
             # else the state that is saved then would have the weights of one step and the number of another
             with undisturbed():
+                self.whole = False
                 loss, norm, taken = self._update(number, total)
                 self.progress.step += 1
                 self.progress.losses.append(loss)
                 self.progress.skipped += not taken
+                self.whole = True
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         return loss, norm, taken
@@ -248,8 +260,9 @@ class Trainer(Objective):
         # what is not finite must not touch a weight
         if self._looks_itself:
             self._step_if_finite(result)
-        # while a GPU still computes
-        self._draw_ahead(number + 1)
+        # while a GPU still computes; what fails here fails again in the next step, where no weight is touched yet
+        with contextlib.suppress(Exception):
+            self._draw_ahead(number + 1)
         # the one place where a step waits for the device
         loss, norm = result.tolist()
         finite = math.isfinite(norm)

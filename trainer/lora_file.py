@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .adapter import Adapters
 
 MAX_HEADER = 0x100000 - 64  # ComfyUI's own limit, and room for the padding
+_IN_FILE = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
+# what a file says about itself, beside pictures and graphs that are kept with it
+_OWN = ("ss_", "sshs_", "modelspec.", "mjesec_run", "mjesec_losses", "mjesec_validation")
 _LEGACY_OFFSET, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -115,6 +118,25 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with _opened(path) as file:
         return dict(file.metadata() or {})
+
+
+def read_precision(path: Path) -> str | None:
+    """The precision of the settings in which a file's factors are; None for another or where there are none."""
+    with _opened(path) as file:
+        # alphas and magnitudes keep what they need
+        factors = (name for name in file.keys() if not name.endswith((".alpha", ".dora_scale")))  # noqa: SIM118
+        return next((_IN_FILE.get(file.get_slice(name).get_dtype()) for name in factors), None)
+
+
+def copy_lora(path: Path, to: Path) -> None:
+    """Write a LoRA file once more, with the name ``to`` has wherever a file tells its name.
+
+    Raises:
+        LoraFileError: the file cannot be read or written.
+    """
+    told = read_metadata(path) | {"ss_output_name": to.stem, "modelspec.title": to.stem}
+    own = {name: value for name, value in told.items() if name.startswith(_OWN)}
+    save_lora(to, read_lora(path), own, {name: value for name, value in told.items() if name not in own})
 
 
 def read_lora(path: Path) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -45,17 +46,20 @@ def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> st
     if free_bytes is None:
         return ""
     free, held = free_bytes(), optimizer_bytes(trainer)
+    # a size that is not recorded yet is computed beside the memory of the graphs that are
+    copies = 2 if trainer.records_graphs and trainer.plan.num_shapes() > 1 else 1
     needs = []
     for level in LEVELS:
         spare(trainer, level)
-        kept = kept_bytes(trainer, free)
+        kept = min(copies * kept_bytes(trainer, free), _UNKNOWN)
         needs.append(_mb(kept) + f" with gradient checkpointing of {level}" * (level != LEVELS[0]))
         if (kept + held) * _MARGIN <= free:
             break
     chosen = f"gradient checkpointing is on for {trainer.checkpointing}"
     return (
-        f"Memory: {_mb(free)} are free, one batch keeps {', or '.join(needs)} for its backward pass, gradients and "
-        f"optimizer {_mb(held)}: {chosen if trainer.checkpointing != LEVELS[0] else 'no gradient checkpointing'}."
+        f"Memory: {_mb(free)} are free, one batch keeps {', or '.join(needs)} for its backward pass"
+        f"{', in and beside CUDA graphs' * (copies > 1)}, gradients and optimizer {_mb(held)}: "
+        f"{chosen if trainer.checkpointing != LEVELS[0] else 'no gradient checkpointing'}."
     )
 
 
@@ -79,10 +83,12 @@ def kept_bytes(trainer: Trainer, most: int = _UNKNOWN) -> int:
         # an output that its own step of the graph held would hold that step, and neither would ever be freed
         return tensor.detach()
 
-    largest = trainer.plan.largest_batch()
+    batch = trainer.draw(trainer.plan.largest_batch(), 0, 0)
+    # of several processes each computes its rows alone
+    batch = replace(batch, rows=slice(0, trainer.processes.most_rows(len(batch.latents))))
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            trainer.loss(trainer.draw(largest, 0, 0), step_generator(trainer.settings.seed, 2, 0, 0))
+            trainer.loss(batch, step_generator(trainer.settings.seed, 2, 0, 0))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -107,12 +113,26 @@ def retreat(trainer: Trainer, error: BaseException) -> str:
     if trainer.retryable and trainer.checkpointing != LEVELS[-1]:
         spare(trainer, LEVELS[-1])
         return f"{step}: gradient checkpointing is on from here, which is slower."
-    images = min(trainer.piece or trainer.settings.batch_size, trainer.settings.batch_size)
+    images = trainer.piece or trainer.processes.most_rows(trainer.settings.batch_size)
     if trainer.retryable and images > 1:
         trainer.piece = images // 2
         trainer.forget_graphs()
         return f"{step}: batches are computed in pieces of {trainer.piece} from here; what is learnt is the same."
-    raise MemoryShortage(trainer.progress.step + 1) from error
+    raise _shortage(trainer) from error
+
+
+def _shortage(trainer: Trainer) -> MemoryShortage:
+    """What cannot be helped, with what was tried and what may help."""
+    step, count = trainer.progress.step + 1, trainer.processes.count
+    if not trainer.whole:
+        smaller = "choose an optimizer that keeps less, such as adafactor or adamw8bit, lower the rank"
+        return MemoryShortage(step, f"for the weight update of step {step}", f"{smaller}, or train the U-Net alone")
+    if count == 1:
+        return MemoryShortage(step)
+    cure = "set memory_profile to low" if trainer.checkpointing != LEVELS[-1] else "choose a lower resolution"
+    return MemoryShortage(
+        step, f"for step {step} in one of {count} processes", f"{cure} or batch_size, or train the U-Net alone"
+    )
 
 
 def _mb(count: int) -> str:

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from .errors import LoraFileError
-from .lora_file import read_metadata
+from .lora_file import read_metadata, read_precision
 from .metadata import RUN_KEY
-from .run_log import LOG_NAME
+from .run_log import LOG_NAME, read_ends
 
 VALIDATION_KEY = "mjesec_validation"
+STATE_NAME = "state.safetensors"
 
 _ON_THE_WAY = re.compile(r"(-(\d{6}|step\d{8}|best))?(-ema)?")
 
@@ -30,7 +33,12 @@ class Outputs:
 
     @property
     def state(self) -> Path:
-        return self.folder / "state.safetensors"
+        return self.folder / STATE_NAME
+
+    @property
+    def mark(self) -> str:
+        """The run in eight digits, for names of folders that people look into."""
+        return self.folder.name[:8]
 
     @property
     def log(self) -> Path:
@@ -63,43 +71,68 @@ class Outputs:
 def _scratch(folder: Path, stem: str) -> Iterator[Path]:
     for file in folder.glob(f".{glob.escape(stem)}*.part"):
         process = file.name.removesuffix(".part").rpartition(".")[2]
-        if process.isdigit() and not _alive(int(process)):
+        # this process writes none yet; an earlier one of the same number did
+        if process.isdigit() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
             yield file
-
-
-def _alive(process: int) -> bool:
-    if os.name == "nt":  # signal 0 would end the process there
-        return process != os.getpid()
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return process != os.getpid()
 
 
 @dataclass(frozen=True)
 class Place:
-    """finished: the file of this very run is there already. taken: the name that another run has, or empty."""
+    """Where a run's files are or will be.
+
+    finished: the file of this very run is there already. twin: it is there under another name alone.
+    taken: why it does not have the name that was asked for, such as "moon.safetensors is of another run", or empty.
+    """
 
     outputs: Outputs
     finished: bool
+    twin: Path | None = None
     taken: str = ""
 
 
-def find_place(name: str, run: str, loras: Path, work: Path) -> Place:
-    """The files of run ``run``: under ``name``, or ``name_2`` and so on where others have the name already."""
+def find_place(name: str, run: str, precision: str, loras: Path, work: Path) -> Place:
+    """The files of run ``run``: under ``name``, or ``name_2`` and so on where others have the name already.
+
+    precision: of the file that is wanted; one of the same run in another is left alone like those of others.
+    """
     folder = run_folder(work, run)
-    number = 1
+    number, taken = 1, ""
     while True:
         path = loras / f"{name}{f'_{number}' if number > 1 else ''}.safetensors"
-        taken = f"{name}.safetensors" if number > 1 else ""
-        if run_of(path) == run:
-            return Place(Outputs(path, folder), True, taken)
+        if _holds(path, run, precision):
+            return Place(Outputs(path, folder), True, taken=taken)
         if not path.exists() and all(run_of(file) == run for file in _files_on_the_way(path)):
-            return Place(Outputs(path, folder), False, taken)
+            return Place(Outputs(path, folder), False, _twin(folder, run, precision, loras), taken)
+        other = "holds this run in another precision" if run_of(path) == run else "is of another run"
+        taken = taken or f"{path.name} {other}"
         number += 1
+
+
+def _holds(path: Path, run: str, precision: str) -> bool:
+    """Whether a file is the LoRA of the finished run."""
+    return mark_of(path) == run and read_precision(path) == precision
+
+
+def _twin(folder: Path, run: str, precision: str, loras: Path) -> Path | None:
+    """The finished run's file under the name that its log knows."""
+    ends = [record for record in read_ends(folder / LOG_NAME) if record.get("state") == "finished"]
+    name = ends[-1].get("file") if ends else None
+    # a log may be written by anybody
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        return None
+    path = loras / name
+    return path if _holds(path, run, precision) else None
+
+
+def unfinished(work: Path, run: str) -> list[int]:
+    """Bytes of each saved state of other runs, which lie in ``runs`` until those runs are finished."""
+    states = []
+    for path in (work / "runs").glob(f"*/{STATE_NAME}"):
+        # a run may be finished while this looks at it
+        with contextlib.suppress(OSError):
+            if path.parent.name != folder_name(run):
+                states.append(path.stat().st_size)
+    return states
 
 
 def folder_name(run: str) -> str:
@@ -118,12 +151,17 @@ def _files_on_the_way(path: Path) -> list[Path]:
     return [file for file in beside if _ON_THE_WAY.fullmatch(file.stem[len(path.stem) :])]
 
 
-def run_of(path: Path) -> str | None:
-    """The run that wrote a LoRA file, without the step at which it did; None for anything else."""
+def mark_of(path: Path) -> str | None:
+    """The run that wrote a LoRA file and, unless it was finished, ``@`` and its step; None for anything else."""
     try:
-        return read_metadata(path).get(RUN_KEY, "").partition("@")[0] or None
+        return read_metadata(path).get(RUN_KEY) or None
     except LoraFileError:
         return None
+
+
+def run_of(path: Path) -> str | None:
+    """The run that wrote a LoRA file, without the step at which it did; None for anything else."""
+    return (mark_of(path) or "").partition("@")[0] or None
 
 
 def stored_losses(path: Path) -> tuple[float, ...]:

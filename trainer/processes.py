@@ -49,6 +49,10 @@ class Processes:
         """This process's part of ``count`` rows; parts differ by one row at most and may be empty."""
         return slice(self.rank * count // self.count, (self.rank + 1) * count // self.count)
 
+    def most_rows(self, count: int) -> int:
+        """Of ``count`` rows the most that any process has."""
+        return -(-count // self.count)
+
     def share_of(self, dataset: Dataset) -> Dataset:
         """Every ``count``-th image."""
         return replace(dataset, samples=dataset.samples[self.rank :: self.count])

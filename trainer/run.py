@@ -7,8 +7,9 @@ from dataclasses import replace
 from .errors import BrokenImages, DatasetError
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
+from .lora_file import copy_lora
 from .optim import check_optimizer
-from .outputs import Place, find_place, stored_losses, stored_validation
+from .outputs import Place, find_place, stored_losses, stored_validation, unfinished
 from .packed import check_storage
 from .session import Session
 
@@ -42,19 +43,34 @@ def _train(job: Job) -> Result:
         )
     place, done = job.processes.from_main(lambda: _looked_up(job, run))
     if done is not None:
-        job.say(f"{done.path.name} holds this very run already; it is used as it is.")
+        if place.twin is None:
+            job.say(f"{done.path.name} holds this very run already; it is used as it is. Delete it to train once more.")
+        else:
+            job.say(f"{place.twin.name} holds this very run already; {done.path.name} is a copy of it.")
         return replace(done, report="\n".join(job.lines))
     check_storage(job.settings.base_storage)
     check_optimizer(job.settings, job.device)
     if place.taken:
-        job.say(f"{place.taken} is of another run, so this one becomes {place.outputs.lora.name}.")
+        job.say(f"{place.taken}, so this one becomes {place.outputs.lora.name}.")
+    if states := unfinished(job.folders.work, run):
+        job.say(
+            f"Not finished: {len(states)} other run{'s' * (len(states) > 1)}, with {sum(states) / 2**20:.0f} MB of "
+            f"saved states in {job.folders.work.name}/runs; delete the folders of those that will not go on."
+        )
     return Session(job, run, place.outputs).train()
 
 
 def _looked_up(job: Job, run: str) -> tuple[Place, Result | None]:
     """The run's place, and what came of it where it is finished."""
-    place = find_place(job.settings.output_name, run, job.folders.loras, job.folders.work)
-    if not place.finished:
-        return place, None
+    settings, folders = job.settings, job.folders
+    place = find_place(settings.output_name, run, settings.save_precision, folders.loras, folders.work)
     path = place.outputs.lora
+    if place.twin is not None:
+        for beside in (place.outputs.mean_of, lambda file: file):
+            if (file := beside(place.twin)).exists():
+                copy_lora(file, beside(path))
+    elif not place.finished:
+        return place, None
+    # of a process that was killed between the file and this
+    place.outputs.state.unlink(missing_ok=True)
     return place, Result(path, stored_losses(path), "", reused=True, validation=stored_validation(path))

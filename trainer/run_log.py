@@ -35,8 +35,10 @@ class RunLog:
         self._file: IO[str] | None = None
         self._step = 0
 
-    def open(self, step: int) -> None:
+    def open(self, step: int) -> int:
         """Go on after ``step``: what an earlier process logged beyond it will happen again and is dropped.
+
+        Returns the last step that is in the log.
 
         Raises:
             LoraFileError: the log cannot be written.
@@ -48,6 +50,7 @@ class RunLog:
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close
         except OSError as error:
             raise LoraFileError(f"'{self.path}' cannot be written: {error.strerror}.") from error
+        return max((record["step"] for record in kept if record["event"] == "step"), default=0)
 
     def write(self, event: str, step: int, **values: object) -> None:
         """Append a record. A disk that is full costs log lines, never the run."""

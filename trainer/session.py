@@ -137,7 +137,8 @@ class Session:
             give_back(self.job.device)
             if reason == "samples":
                 self.previews.draw(lora, step)
-            else:
+            # also a pause that was asked for before or while the samples were drawn
+            if self.job.control.paused and step < self.settings.steps:
                 self._wait(step)
             trainer = self._trainer()
         if reason == "stopped":
@@ -211,24 +212,26 @@ class Session:
         def on_step(step: Step) -> None:
             self.journal.step(step)
             wanted = control.take_save()
-            self.files.loras_after(trainer, step, wanted=wanted)
+            self.files.loras_after(trainer, wanted=wanted)
             with sentence_for_shortage(*_MEASURING):
                 validator.after(trainer)
             # last, so that a run goes on after everything that this step had to do
             self.files.state_after(trainer, wanted=wanted)
             self.job.watcher.step(step)
             enough = self._enough(trainer, validator)
+            # before the run is left for anything else: what is due at this step is due at no other
+            if self.previews.due(step.step):
+                if self.previews.need_room():
+                    raise _Leave("samples")
+                self.previews.draw(self.previews.lora(trainer), step.step)
             # a run that has taken its last step has nothing left to pause or to stop
             if step.step < step.steps and (enough or control.stopping or control.paused):
                 raise _Leave("enough" if enough else "stopped" if control.stopping else "paused")
-            if self.previews.due(step.step):
-                if step.step < step.steps and self.previews.need_room():
-                    raise _Leave("samples")
-                self.previews.draw(self.previews.lora(trainer), step.step)
 
         with self.files.nothing_lost(trainer):
             try:
-                # a cancel may have come before this could be measured
+                # a cancel may have come before this could be written or measured
+                self.files.catch_up(trainer)
                 with sentence_for_shortage(*_MEASURING):
                     validator.after(trainer)
                 if self._enough(trainer, validator):
@@ -283,7 +286,7 @@ class Session:
         progress = trainer.progress
         measured = [validation.loss for validation in progress.validations]
         held_out = (measured[0], measured[-1]) if len(measured) > 1 and not stopped else None
-        lines = result_lines(trainer, path, held_out, time.time() - self.journal.started)
+        lines = result_lines(trainer, path, held_out)
         for line in (*validator.lines(trainer), *self.journal.lines(), *lines):
             self.job.say(line)
         return Result(

@@ -17,7 +17,7 @@ from .loop import Progress, Trainer
 from .tree import flatten, restore
 
 _CURE = "delete it and the run starts anew."
-_NEEDED = {"step", "skipped", "losses", "validations", "optimizer", "schedule", "scaler"}
+_NEEDED = {"step", "seconds", "skipped", "losses", "validations", "optimizer", "schedule", "scaler"}
 
 
 def save_state(path: Path, trainer: Trainer, run: str) -> None:
@@ -33,6 +33,7 @@ def save_state(path: Path, trainer: Trainer, run: str) -> None:
     facts = {
         "run": run,
         "step": trainer.progress.step,
+        "seconds": trainer.progress.seconds,
         "skipped": trainer.progress.skipped,
         "losses": trainer.progress.losses,
         "validations": [validation.as_plain() for validation in trainer.progress.validations],
@@ -80,7 +81,7 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
             group["lr"] = rate
     trainer.scaler.load_state_dict(facts["scaler"])
     validations = [validation_of(plain) for plain in facts["validations"]]
-    trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"], validations)
+    trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"], validations, facts["seconds"])
     return True
 
 
@@ -89,7 +90,8 @@ def _read(path: Path, run: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["mjesec"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            # copied: an optimizer that held on to the file itself would keep Windows from replacing it
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except Exception as error:
         raise _damaged(path) from error
     if facts.get("run") != run:

@@ -50,7 +50,7 @@ def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, pl
     return lines
 
 
-def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | None, seconds: float) -> list[str]:
+def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | None) -> list[str]:
     """After training: what was made and how the loss on held-out images moved."""
     progress = trainer.progress
     recent = progress.losses[-max(1, len(progress.losses) // 10) :]
@@ -62,11 +62,12 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
         when = "learning rates" + (" at their highest" if settings.schedule != "constant" else "")
     told = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
     kind = f" ({settings.adapter.kind})" if settings.adapter.kind != "lora" else ""
+    mean = sum(recent) / len(recent)
     lines = [
         f"{len(trainer.adapters.modules)} modules{kind} of rank {trainer.adapters.rank}, "
         f"alpha {trainer.adapters.alpha:g}; "
         f"{when}: {told}.",
-        f"{progress.step} steps in {seconds:.0f} s; mean loss of the last tenth {sum(recent) / len(recent):.4f}.",
+        f"{progress.step} steps in {progress.seconds:.0f} s; mean loss of the last tenth {mean:.4f}.",
     ]
     if trainer.pace and (speed := _speed(trainer)):
         lines.append(speed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,9 +28,9 @@ def band_losses(trainer: Trainer, examples: Sequence[Example], on_item: OnItem) 
     totals, timesteps = torch.zeros(len(TIMESTEPS), dtype=torch.float64), torch.tensor(TIMESTEPS)
     for number, example in enumerate(examples):
         generator = step_generator(_SEED, number)
-        # in pieces of the run's own batch size, which is known to fit; one generator draws the same for any size
+        # in pieces of as many as a step computes, which are known to fit; one generator draws the same for any size
         losses = []
-        for piece in timesteps.split(max(1, trainer.settings.batch_size)):
+        for piece in timesteps.split(trainer.processes.most_rows(trainer.settings.batch_size)):
             batch = collate([example] * len(piece), [example.latents.mean] * len(piece))
             losses.append(trainer.loss_per_image(batch, generator, piece).double().cpu())
         totals += torch.cat(losses)
@@ -67,9 +68,7 @@ class Validator:
         if not self.held_out or done or not due:
             return
         self._measure(trainer, step)
-        best = best_of(trainer.progress.validations)
-        if options.every and options.keep_best and best is not None and best.step == step:
-            self.files.save_lora(trainer, self.files.outputs.best)
+        self.files.save_if_best(trainer)
 
     def enough(self, trainer: Trainer) -> bool:
         """Whether the held-out loss has not fallen for as long as the settings' patience."""
@@ -84,6 +83,8 @@ class Validator:
             held_out = self._losses(trainer, self.held_out, f"held-out loss of the {what}")
             training = self._losses(trainer, self.training, f"the same on training images, {what}")
         measured = Validation(step, held_out, training)
+        if not math.isfinite(measured.loss):
+            self.files.say(f"The held-out loss at step {step} is no finite number, so that it counts for no best file.")
         trainer.progress.validations.append(measured)
         self.log.write(
             "validation",

@@ -272,6 +272,18 @@ class Editor:
             place = self.js(BUTTON_PLACE, [kind, label])
             self.page.mouse.click(*place)
 
+    def press_until(self, keys: str, condition: str) -> None:
+        """Presses keys until the page shows what they bring.
+
+        On a busy machine a node that grows while it is drawn is a step of its own to the editor's undo.
+        """
+        for _ in range(5):
+            self.page.keyboard.press(keys)
+            with contextlib.suppress(TimeoutError):
+                self.page.wait_for_function(condition, timeout=8000)
+                return
+        raise AssertionError(f"{keys} did not bring {condition}")
+
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""
         return dict(self.js("async () => (await window.app.graphToPrompt()).output"))

@@ -100,13 +100,11 @@ def test_nodes_are_found_by_what_others_call_them_wired_copied_and_undone(editor
     (copy,) = (node for key, node in editor.prompt().items() if key not in wired)
     assert copy["inputs"] == wired[str(axis)]["inputs"] and copy["inputs"]["values"] == "3, 5"
 
-    editor.page.keyboard.press("Control+z")
-    editor.page.wait_for_function("() => window.app.graph.nodes.length === 2")
+    editor.settle()
+    editor.press_until("Control+z", "() => window.app.graph.nodes.length === 2")
     assert editor.prompt() == wired
-    editor.page.keyboard.press("Control+z")
-    editor.page.wait_for_function("() => window.app.graph.links.size === 0")
-    editor.page.keyboard.press("Control+y")
-    editor.page.wait_for_function("() => window.app.graph.links.size === 1")
+    editor.press_until("Control+z", "() => window.app.graph.links.size === 0")
+    editor.press_until("Control+y", "() => window.app.graph.links.size === 1")
     assert editor.prompt() == wired
 
 

@@ -103,17 +103,26 @@ def _predict(unet: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision", "wanted"),
+    ("capability", "has", "precision", "wanted"),
     [
-        ("AVX2", "bf16", torch.float32),
-        ("DEFAULT", "fp16", torch.float32),
-        ("AVX512", "bf16", torch.bfloat16),
-        ("AVX2", "fp32", torch.float32),
+        ("AVX2", (), "bf16", torch.float32),
+        ("DEFAULT", (), "fp16", torch.float32),
+        ("AVX512", (), "bf16", torch.float32),
+        ("AVX512", ("fp16",), "bf16", torch.float32),
+        ("AVX512", ("avx512_bf16",), "bf16", torch.bfloat16),
+        ("AVX512", ("amx_tile",), "bf16", torch.bfloat16),
+        ("AVX512_VNNI", ("avx512_bf16",), "fp16", torch.float32),
+        ("AVX512", ("fp16",), "fp16", torch.float16),
+        ("NEON", (), "bf16", torch.bfloat16),
+        ("AVX2", (), "fp32", torch.float32),
     ],
 )
 def test_a_cpu_without_half_products_computes_in_fp32(
-    monkeypatch: pytest.MonkeyPatch, capability: str, precision: str, wanted: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, capability: str, has: tuple[str, ...], precision: str, wanted: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in has, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: "fp16" in has)
     assert compute_dtype(precision, CPU) == wanted
     assert compute_dtype("bf16", torch.device("cuda")) == torch.bfloat16

@@ -23,6 +23,7 @@ from pack.trainer.dataset import scan_folder
 from pack.trainer.latents import Latents
 from pack.trainer.loop import Step, Trainer
 from pack.trainer.names import to_original
+from pack.trainer.precision import compute_dtype
 from pack.trainer.run import Base, Folders, Job
 from pack.trainer.samples import Dataset, Sample
 from pack.trainer.sdxl import EOS, Parts, build_text_encoder, build_unet, pad_tokens, scaled_linear_alpha_bar, size_ids
@@ -203,8 +204,8 @@ def make_examples(count: int = 4, spread: float = 0.5) -> tuple[Example, ...]:
 
 
 @functools.cache
-def _network(train: str, precision: str, capability: str) -> tuple[Parts, Adapters]:
-    # the capability decides in which dtype the layers of a precision compute
+def _network(train: str, precision: str, computed_in: torch.dtype) -> tuple[Parts, Adapters]:
+    # the layers compute in the dtype in which they were made
     parts = make_parts()
     return parts, add_adapters(parts, make_settings(train=train, precision=precision))
 
@@ -214,7 +215,7 @@ def make_trainer(settings: TrainSettings, examples: Sequence[Example] | None = N
 
     All trainers of the same kind share their networks, which take long to make: use one after the other.
     """
-    parts, adapters = _network(settings.train, settings.precision, torch.backends.cpu.get_cpu_capability())
+    parts, adapters = _network(settings.train, settings.precision, compute_dtype(settings.precision, CPU))
     assert (settings.rank, settings.alpha) == (adapters.rank, adapters.alpha)
     start_over(adapters)
     parts.prediction = "epsilon"
