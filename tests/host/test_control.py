@@ -86,6 +86,9 @@ def test_an_interrupt_ends_a_pause(host: Host) -> None:
     run = wait_for(host, "pauses", state="training", step=1)
     ask(host, run, "pause")
     paused = wait_for(host, "pauses", state="paused")
+    # the console tells of a pause once, not every two seconds for as long as it lasts
+    time.sleep(5)
+    assert host.log_text().count(f"paused: {paused['step']}/2000") == 1
     host.interrupt(prompt)
     assert "interrupted" in (dev.failure_of(host.wait(prompt, 60)) or "")
     ended = run_named(host, "pauses")

@@ -49,7 +49,7 @@ def test_samples_are_the_ksamplers_and_training_does_not_know_of_them(host: Host
     assert seen.keys() == unseen.keys()
     assert [name for name in seen if not seen[name].equal(unseen[name])] == []
 
-    folder = host.output / "mjesec" / "samples" / "seen"
+    (folder,) = (host.output / "mjesec" / "samples").glob("seen-*")
     names = [f"step{step:08d}_{number:02d}.png" for step in (2, 4) for number in (0, 1)]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert [image["filename"] for image in entry["outputs"]["train"]["images"]] == names[2:]
@@ -63,7 +63,7 @@ def test_samples_are_the_ksamplers_and_training_does_not_know_of_them(host: Host
     run = next(run for run in host.get("/mjesec/runs")["runs"] if run["name"] == "seen")
     samples = host.get(f"/mjesec/runs/{run['id']}", since="2")["samples"]
     assert [(s["step"], s["filename"], s["subfolder"], s["prompt"]) for s in samples] == [
-        (4, name, "mjesec/samples/seen", prompt)
+        (4, name, f"mjesec/samples/seen-{run['id'][:8]}", prompt)
         for name, prompt in zip(names[2:], ("moon", "forest at day"), strict=True)
     ]
     assert entry["outputs"]["train"]["mjesec_run"] == [run["id"]]
@@ -73,10 +73,11 @@ def test_samples_are_the_ksamplers_and_training_does_not_know_of_them(host: Host
 def test_a_sample_now_is_drawn_when_asked_for(host: Host) -> None:
     graph = with_samples("asked", 2000, every=0, prompts="moon")
     prompt = host.queue(graph)
-    folder, ends, run = host.output / "mjesec" / "samples" / "asked", time.monotonic() + 120, None
+    ends, run = time.monotonic() + 120, None
     while run is None or not run["step"]:
         assert time.monotonic() < ends
         run = next((run for run in host.get("/mjesec/runs")["runs"] if run["name"] == "asked"), None)
+    folder = host.output / "mjesec" / "samples" / f"asked-{run['id'][:8]}"
     assert not folder.exists()
     host.request(f"/mjesec/runs/{run['id']}/sample", {})
     while not list(folder.glob("*.png") if folder.exists() else []):

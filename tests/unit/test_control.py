@@ -240,6 +240,22 @@ def test_samples_are_drawn_with_the_lora_of_their_step_and_change_nothing(
     assert [r["step"] for r in log_of(tmp_path) if r["event"] == "sample"] == [2, 4]
 
 
+@pytest.mark.parametrize("room", [False, True], ids=["beside the networks", "in their memory"])
+@pytest.mark.parametrize("wish", ["pause", "stop"])
+def test_samples_due_at_the_step_of_a_pause_or_a_stop_are_drawn(
+    wish: str, room: bool, tmp_path: Path, straight: Result
+) -> None:
+    sampler = Drawing(2, room=room)
+    result, log, records = run_asking(tmp_path, 2, wish, sampler=sampler)
+    steps = [(r["event"], r["step"]) for r in records if r["event"] in ("sample", "paused", "resumed")]
+    if wish == "stop":
+        assert (steps, [step.step for step in log.steps]) == ([("sample", 2)], [1, 2])
+        return
+    assert steps == [("sample", 2), ("paused", 2), ("resumed", 2), ("sample", 4)]
+    assert [step.step for step in log.steps] == [1, 2, 3, 4]
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
 def test_samples_that_cannot_be_drawn_do_not_end_the_training(tmp_path: Path, straight: Result) -> None:
     job = replace(make_job(tmp_path, SETTINGS), sampler=Drawing(3, fails=True))
     result = train(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import tiny_parts
 import torch
 from pack.trainer.conditioning import Conditioner
 from pack.trainer.errors import MemoryShortage
+from pack.trainer.loop import Trainer
 from pack.trainer.lora_file import read_lora
 from pack.trainer.memory import (
     LEVELS,
@@ -20,10 +22,12 @@ from pack.trainer.memory import (
     kept_bytes,
     optimizer_bytes,
     release_text_encoders,
+    retreat,
     spare,
 )
 from pack.trainer.noise import step_generator
 from pack.trainer.options import CaptionSettings
+from pack.trainer.processes import Processes
 from pack.trainer.run import Result, train
 from pack.trainer.run_options import ValidationSettings
 from pack.trainer.sdxl import TOKENS, Parts
@@ -180,6 +184,49 @@ def test_auto_takes_the_first_level_that_fits() -> None:
         assert trainer.checkpointing == "all transformers", told
         assert "with gradient checkpointing of the outer transformers" in told
         assert told.endswith("gradient checkpointing is on for all transformers.")
+    finally:
+        spare(trainer, LEVELS[0])
+
+
+def test_of_several_processes_each_counts_its_own_rows() -> None:
+    whole, half = (make_trainer(make_settings(train="unet", batch_size=size)) for size in (3, 2))
+    expected = kept_bytes(half)
+    whole.processes = Processes(1, 2)
+    assert kept_bytes(whole) == pytest.approx(expected, rel=1e-3)
+
+
+def test_sizes_beside_cuda_graphs_need_their_memory_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(make_settings(train="unet", batch_size=3))
+    # four images: batches of three and of one
+    assert trainer.plan.num_shapes() == 2
+    needed = kept_bytes(trainer) + optimizer_bytes(trainer)
+    try:
+        for records in (False, True):
+            monkeypatch.setattr(Trainer, "records_graphs", records)
+            told = choose_profile(trainer, lambda: int(needed * 1.16))
+            assert (trainer.checkpointing == LEVELS[0]) is not records, told
+            assert ("in and beside CUDA graphs" in told) is records
+    finally:
+        spare(trainer, LEVELS[0])
+
+
+WITHOUT_A_CURE = {
+    "alone": (Processes(), True, "for step 1, also with gradient checkpointing and one image at a time"),
+    "one of two": (Processes(1, 2), True, "for step 1 in one of 2 processes: set memory_profile to low or"),
+    "amid the update": (Processes(), False, "for the weight update of step 1: choose an optimizer that keeps less"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_CURE)
+def test_what_was_not_tried_is_not_told(name: str) -> None:
+    trainer = make_trainer(make_settings(train="unet"))
+    trainer.processes, trainer.whole, words = WITHOUT_A_CURE[name]
+    trainer.retryable = trainer.processes.count == 1 and trainer.whole
+    if name == "alone":
+        spare(trainer, LEVELS[-1])
+    try:
+        with pytest.raises(MemoryShortage, match=re.escape(words)):
+            retreat(trainer, MemoryError())
     finally:
         spare(trainer, LEVELS[0])
 

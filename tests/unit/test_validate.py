@@ -9,8 +9,10 @@ import pytest
 import tiny_parts
 import torch
 from pack.trainer.bands import TIMESTEPS, Validation, best_of, overfitting_lines, validation_of
+from pack.trainer.data import Batch
 from pack.trainer.errors import SettingsError
 from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.processes import Processes
 from pack.trainer.run import Result, train
 from pack.trainer.run_log import read_records
 from pack.trainer.run_options import ValidationSettings
@@ -139,3 +141,41 @@ def test_of_equal_checkpoints_the_earliest_is_the_best() -> None:
     assert best_of([checkpoint(0, 0.1, 0.1), one, other]) == one
     assert best_of([checkpoint(0, 0.1, 0.1)]) is None
     assert validation_of(one.as_plain()) == one
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    one, none = checkpoint(2, 0.3, 0.2), checkpoint(1, float("nan"), 0.2)
+    assert best_of([none, one]) == one
+    assert best_of([none]) is None
+    assert "Best held-out loss" not in "\n".join(overfitting_lines([checkpoint(0, 0.4, 0.4), none]))
+
+
+def test_a_held_out_loss_that_is_no_number_is_told_and_leaves_no_best_file(tmp_path: Path) -> None:
+    settings = make_settings(steps=1, train="unet", validation_images=1, validation=ValidationSettings(every=1))
+    job = make_job(tmp_path, settings)
+    held_out, training = job.dataset.split(1, settings.seed)[::-1]
+    calls = iter([*training.samples, *held_out.samples])
+
+    def spoiled(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = tiny_parts.encode(pixels)
+        return (mean * float("nan") if next(calls) in held_out.samples else mean), std
+
+    result = train(replace(job, encode=spoiled))
+    assert "The held-out loss at step 1 is no finite number, so that it counts for no best file." in job.watcher.lines
+    assert sorted(path.name for path in result.path.parent.iterdir()) == ["mjesec.safetensors"]
+
+
+def test_of_several_processes_each_measures_in_pieces_of_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(make_settings(batch_size=3))
+    whole = band_losses(trainer, trainer.examples[:1], lambda done, of: None)
+    trainer.processes = Processes(0, 2)
+    sizes: list[int] = []
+    real = trainer.loss_per_image
+
+    def counted(batch: Batch, generator: torch.Generator, timesteps: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(timesteps))
+        return real(batch, generator, timesteps)
+
+    monkeypatch.setattr(trainer, "loss_per_image", counted)
+    assert band_losses(trainer, trainer.examples[:1], lambda done, of: None) == pytest.approx(whole, rel=1e-5)
+    assert sizes == [2, 2, 2, 2]
