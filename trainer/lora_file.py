@@ -128,15 +128,17 @@ def read_precision(path: Path) -> str | None:
         return next((_IN_FILE.get(file.get_slice(name).get_dtype()) for name in factors), None)
 
 
-def copy_lora(path: Path, to: Path) -> None:
+def copy_lora(path: Path, to: Path, extra: Mapping[str, str]) -> None:
     """Write a LoRA file once more, with the name ``to`` has wherever a file tells its name.
+
+    ``extra``: as of ``save_lora``, instead of the former file's.
 
     Raises:
         LoraFileError: the file cannot be read or written.
     """
     told = read_metadata(path) | {"ss_output_name": to.stem, "modelspec.title": to.stem}
     own = {name: value for name, value in told.items() if name.startswith(_OWN)}
-    save_lora(to, read_lora(path), own, {name: value for name, value in told.items() if name not in own})
+    save_lora(to, read_lora(path), own, extra)
 
 
 def read_lora(path: Path) -> dict[str, torch.Tensor]:

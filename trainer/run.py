@@ -68,7 +68,7 @@ def _looked_up(job: Job, run: str) -> tuple[Place, Result | None]:
     if place.twin is not None:
         for beside in (place.outputs.mean_of, lambda file: file):
             if (file := beside(place.twin)).exists():
-                copy_lora(file, beside(path))
+                copy_lora(file, beside(path), job.keepsakes())
     elif not place.finished:
         return place, None
     # of a process that was killed between the file and this

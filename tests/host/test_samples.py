@@ -42,10 +42,12 @@ def with_samples(name: str, steps: int, **values: Any) -> dict[str, Any]:
 
 def test_samples_are_the_ksamplers_and_training_does_not_know_of_them(host: Host) -> None:
     host.run(training(output_name="unseen", steps=4, precision="bf16"))
-    entry = host.run(with_samples("seen", 4))
     loras = host.output / "loras"
+    # a finished run would not be trained again under another name
+    (loras / "unseen.safetensors").rename(loras / "before.safetensors")
+    entry = host.run(with_samples("seen", 4))
     assert (loras / "seen.safetensors").read_bytes() != b""
-    seen, unseen = (load_file(loras / f"{name}.safetensors") for name in ("seen", "unseen"))
+    seen, unseen = (load_file(loras / f"{name}.safetensors") for name in ("seen", "before"))
     assert seen.keys() == unseen.keys()
     assert [name for name in seen if not seen[name].equal(unseen[name])] == []
 

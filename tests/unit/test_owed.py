@@ -185,9 +185,10 @@ SHORT = make_settings(steps=2, train="unet")
 
 def test_a_finished_run_under_another_name_is_copied_and_keeps_its_log(tmp_path: Path) -> None:
     settings = replace(SHORT, ema=EmaSettings(decay=0.9, file="beside"))
-    first = train(replace(make_job(tmp_path, settings), keepsakes=lambda: {"prompt": "{}"}))
+    first = train(replace(make_job(tmp_path, settings), keepsakes=lambda: {"prompt": "first"}))
     before = log_of(tmp_path).read_bytes()
-    again = train(replace(make_job(tmp_path, replace(settings, output_name="other")), parts=no_parts))
+    other = replace(make_job(tmp_path, replace(settings, output_name="other")), parts=no_parts)
+    again = train(replace(other, keepsakes=lambda: {"prompt": "second"}))
     assert (again.path.name, again.reused) == ("other.safetensors", True)
     assert "mjesec.safetensors holds this very run already; other.safetensors is a copy of it." in again.report
     assert sorted(path.name for path in again.path.parent.iterdir()) == [
@@ -198,8 +199,8 @@ def test_a_finished_run_under_another_name_is_copied_and_keeps_its_log(tmp_path:
         tiny_parts.assert_same(read_lora(ours), read_lora(theirs))
         told, copied = read_metadata(ours), read_metadata(theirs)
         differ = {key for key in told.keys() | copied.keys() if told.get(key) != copied.get(key)}
-        assert differ == {"ss_output_name", "modelspec.title"}
-        assert copied["ss_output_name"] == f"other{kind}"
+        assert differ == {"ss_output_name", "modelspec.title", "prompt"}
+        assert (copied["ss_output_name"], copied["prompt"]) == (f"other{kind}", "second")
     assert log_of(tmp_path).read_bytes() == before
 
 

@@ -73,7 +73,8 @@ def test_weights_keep_their_precision(dtype: torch.dtype) -> None:
 
 def test_the_unet_computes_what_the_network_its_weights_came_from_computes() -> None:
     with tiny_parts.seeded(9):
-        source = tiny_parts.make_unet()
+        # torch multiplies by weights that may be trained in another order
+        source = tiny_parts.make_unet().requires_grad_(False)
         inputs = (torch.randn(2, 4, 8, 8), torch.tensor([3, 700]))
         conditioning = {
             "encoder_hidden_states": torch.randn(2, 77, 32),
