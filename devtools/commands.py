@@ -60,7 +60,8 @@ def in_parallel(arguments: Sequence[str]) -> list[str]:
     workers = min(os.cpu_count() or 1, MOST_TEST_WORKERS)
     if arguments or workers < 2:
         return list(arguments)
-    return ["-n", str(workers), "--dist", "loadfile"]
+    # in the order of their folders, of which the first take longest: else the last files would keep one worker busy
+    return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def bench(setup: Setup, options: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
 
@@ -20,7 +19,7 @@ _FORMAT = "mjesec run 2"
 _MOST_THREADS = 8
 # what a run learns does not depend on: whoever follows an error's advice to change one of them goes on with the run
 _LEFT_OUT = (
-    "output_name", "saving", "save_precision", "save_every_epochs",
+    "output_name", "saving", "save_precision",
     "memory_profile", "gradient_checkpointing", "compile_blocks", "cuda_graphs",
 )  # fmt: skip
 
@@ -64,10 +63,10 @@ def schedule_mark(alpha_bar: torch.Tensor, prediction: str) -> str:
 def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
     """SHA-256 over the settings, the dataset's content and the fingerprints of the base.
 
-    The output's name is left out, what is saved on the way and in which precision, and how memory is spared: the same
-    run under another name is the same run.
+    The output's name is left out, how often something is saved against accidents, the file's precision, and how memory
+    is spared: the same run under another name is the same run. Files of epochs and the best one belong to what is
+    asked for: a run that is finished without them is another.
     """
-    settings = replace(settings, validation=replace(settings.validation, keep_best=True))
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
     known = [_FORMAT, fields, dataset.content_hash, base, vae]
     # only wildcards draw among the further lines of a caption file

@@ -220,7 +220,6 @@ class Trainer(Objective):
             self.retryable = False
             # else the state that is saved then would have the weights of one step and the number of another
             with undisturbed():
-                self.whole = False
                 loss, norm, taken = self._update(number, total)
                 self.progress.step += 1
                 self.progress.losses.append(loss)
@@ -259,6 +258,7 @@ class Trainer(Objective):
         result = torch.stack([total, clipped])
         # what is not finite must not touch a weight
         if self._looks_itself:
+            self.whole = False
             self._step_if_finite(result)
         # while a GPU still computes; what fails here fails again in the next step, where no weight is touched yet
         with contextlib.suppress(Exception):
@@ -269,6 +269,7 @@ class Trainer(Objective):
         if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
             raise NonFiniteLoss(number + 1)
         if not self._looks_itself:
+            self.whole = False
             self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.mean is not None and finite:

@@ -124,7 +124,7 @@ def retreat(trainer: Trainer, error: BaseException) -> str:
 def _shortage(trainer: Trainer) -> MemoryShortage:
     """What cannot be helped, with what was tried and what may help."""
     step, count = trainer.progress.step + 1, trainer.processes.count
-    if not trainer.whole:
+    if not trainer.whole or (count == 1 and not trainer.retryable):
         smaller = "choose an optimizer that keeps less, such as adafactor or adamw8bit, lower the rank"
         return MemoryShortage(step, f"for the weight update of step {step}", f"{smaller}, or train the U-Net alone")
     if count == 1:

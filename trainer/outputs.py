@@ -103,9 +103,28 @@ def find_place(name: str, run: str, precision: str, loras: Path, work: Path) -> 
             return Place(Outputs(path, folder), True, taken=taken)
         if not path.exists() and all(run_of(file) == run for file in _files_on_the_way(path)):
             return Place(Outputs(path, folder), False, _twin(folder, run, precision, loras), taken)
-        other = "holds this run in another precision" if run_of(path) == run else "is of another run"
-        taken = taken or f"{path.name} {other}"
+        taken = taken or f"{path.name} {_other(path, run)}"
         number += 1
+
+
+def _other(path: Path, run: str) -> str:
+    """What a file is that stands where a run's would."""
+    mark = mark_of(path)
+    if mark == run:
+        return "holds this run in another precision"
+    return "is of a step of this run" if mark is not None and mark.startswith(f"{run}@") else "is of another run"
+
+
+def forget_finished(place: Place) -> None:
+    """Delete the state of a finished run whose process was killed before it could, and never one that is newer.
+
+    The same run in another precision, which may be unfinished, has its state in the same place.
+    """
+    state, file = place.outputs.state, place.twin or place.outputs.lora
+    # another process may hold it open
+    with contextlib.suppress(OSError):
+        if state.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+            state.unlink()
 
 
 def _holds(path: Path, run: str, precision: str) -> bool:

@@ -9,7 +9,7 @@ from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
 from .lora_file import copy_lora
 from .optim import check_optimizer
-from .outputs import Place, find_place, stored_losses, stored_validation, unfinished
+from .outputs import Place, find_place, forget_finished, stored_losses, stored_validation, unfinished
 from .packed import check_storage
 from .session import Session
 
@@ -43,10 +43,10 @@ def _train(job: Job) -> Result:
         )
     place, done = job.processes.from_main(lambda: _looked_up(job, run))
     if done is not None:
-        if place.twin is None:
-            job.say(f"{done.path.name} holds this very run already; it is used as it is. Delete it to train once more.")
-        else:
-            job.say(f"{place.twin.name} holds this very run already; {done.path.name} is a copy of it.")
+        fate = "it is used as it is. To train once more, delete it and its copies."
+        if place.twin is not None:
+            fate = f"{done.path.name} is a copy of it."
+        job.say(f"{(place.twin or done.path).name} holds this very run already; {fate}")
         return replace(done, report="\n".join(job.lines))
     check_storage(job.settings.base_storage)
     check_optimizer(job.settings, job.device)
@@ -71,6 +71,5 @@ def _looked_up(job: Job, run: str) -> tuple[Place, Result | None]:
                 copy_lora(file, beside(path), job.keepsakes())
     elif not place.finished:
         return place, None
-    # of a process that was killed between the file and this
-    place.outputs.state.unlink(missing_ok=True)
+    forget_finished(place)
     return place, Result(path, stored_losses(path), "", reused=True, validation=stored_validation(path))

@@ -133,6 +133,7 @@ class Session:
         while (reason := self._run(trainer, validator)) in ("paused", "samples"):
             # the state on disk is all that is kept: networks, optimizer and activations are lent back
             step, lora = trainer.progress.step, self.previews.lora(trainer) if reason == "samples" else {}
+            pace = trainer.pace
             del trainer
             give_back(self.job.device)
             if reason == "samples":
@@ -141,6 +142,7 @@ class Session:
             if self.job.control.paused and step < self.settings.steps:
                 self._wait(step)
             trainer = self._trainer()
+            trainer.pace = pace
         if reason == "stopped":
             return self._stopped(trainer, validator)
         with self.files.nothing_lost(trainer):
@@ -245,7 +247,8 @@ class Session:
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
 
     def _enough(self, trainer: Trainer, validator: Validator) -> bool:
-        if not self.settings.validation.patience:
+        # a run that has taken its last step does not end early
+        if not self.settings.validation.patience or trainer.progress.step == self.settings.steps:
             return False
         # unlike devices round unlike, and all must leave the loop together
         return self.job.processes.from_main(lambda: validator.enough(trainer))

@@ -34,6 +34,11 @@ def test_only_as_many_are_wide_as_memory_is_free_for(found: dict[str, Any]) -> N
     assert 0 < part[WIDE] < whole[WIDE] and part[NARROW] > 0
 
 
+def test_the_host_decides_nothing_otherwise_because_less_memory_is_free(found: dict[str, Any]) -> None:
+    # with and without guidance in one call
+    assert found["rows at once"] == {"ours": [2, 2, 2], "the host's": [2, 2, 2]}
+
+
 def test_the_host_has_its_own_weights_again(found: dict[str, Any]) -> None:
     assert found["unchanged"]
     assert found["after an interrupt"] == found["after"]

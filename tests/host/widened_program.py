@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch  # noqa: E402
 import nodes as host_nodes  # noqa: E402
 
 sampling: Any = importlib.import_module("pack.nodes.sampling")
+widened: Any = importlib.import_module("pack.nodes.widened")
 shots_of: Any = importlib.import_module("pack.nodes.shot")
 apply_lora: Any = importlib.import_module("pack.nodes.apply").apply_lora
 
@@ -43,6 +46,36 @@ def kinds(model: Any) -> Counter[str]:
     """How many of the U-Net's weights are of each dtype."""
     layers = model.model.diffusion_model.modules()
     return Counter(str(layer.weight.dtype) for layer in layers if getattr(layer, "weight", None) is not None)
+
+
+@contextmanager
+def little_memory(model: Any) -> Iterator[None]:
+    """As much is free as what must stay free and 3 MiB, less what wide weights take."""
+    real, spare, layers = comfy.model_management.get_free_memory, widened._SPARE, list(model.model.modules())
+    narrow = sum(p.nbytes for p in model.model.parameters())
+    widened._SPARE = 0
+    most = widened.reserve(model.model, 2, torch.Size((1, 4, 8, 8))) + 3 * 2**20
+
+    def free(device: Any, also: bool = False) -> Any:
+        left = most - sum(p.nbytes for layer in layers for p in layer.parameters(recurse=False)) + narrow
+        return (left, left) if also else left
+
+    comfy.model_management.get_free_memory = free
+    try:
+        yield
+    finally:
+        comfy.model_management.get_free_memory, widened._SPARE = real, spare
+
+
+@contextmanager
+def rows_seen(model: Any) -> Iterator[list[int]]:
+    """How many rows the U-Net is given at each of its calls."""
+    rows: list[int] = []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda unet, given: rows.append(len(given[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()
 
 
 class Interrupted(Exception):
@@ -85,14 +118,13 @@ def measure() -> dict[str, Any]:
     single = replace(base, steps=1)
     watching("one step")
     found["equal"]["one step"] = torch.equal(studio.expose(single), plain(single))
-    free = comfy.model_management.get_free_memory
-    little = 4 * 2**30 + 3 * 2**20
-    try:
-        comfy.model_management.get_free_memory = lambda device, also=False: (little, little) if also else little
+    found["rows at once"] = {}
+    with little_memory(model):
         watching("little memory")
-        found["equal"]["little memory"] = torch.equal(studio.expose(base), plain(base))
-    finally:
-        comfy.model_management.get_free_memory = free
+        for name, latents in (("ours", studio.expose), ("the host's", plain)):
+            with rows_seen(model) as found["rows at once"][name]:
+                found["equal"].setdefault("little memory", []).append(latents(base))
+    found["equal"]["little memory"] = torch.equal(*found["equal"]["little memory"])
     watching("interrupted", ends=True)
     try:
         studio.expose(base)

@@ -235,6 +235,8 @@ def test_samples_are_drawn_with_the_lora_of_their_step_and_change_nothing(
     result = train(job)
     assert list(sampler.drawn) == [2, 4]
     assert sampler.alive == [0 if room else 1] * 2
+    # also where the networks were made anew after the last step
+    assert "s a step is the floor" in result.report
     tiny_parts.assert_same(sampler.drawn[4], read_lora(result.path))
     tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
     assert [r["step"] for r in log_of(tmp_path) if r["event"] == "sample"] == [2, 4]

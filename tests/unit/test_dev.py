@@ -144,8 +144,8 @@ def test_a_check_that_breaks_is_not_told_as_a_fault(
 @pytest.mark.parametrize(
     ("processors", "arguments", "wanted"),
     [
-        (2, [], ["-n", "2", "--dist", "loadfile"]),
-        (64, [], ["-n", "4", "--dist", "loadfile"]),
+        (2, [], ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]),
+        (64, [], ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]),
         (1, [], []),
         (None, [], []),
         (2, ["tests/unit", "-x"], ["tests/unit", "-x"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pack.trainer.identity import run_id
 from pack.trainer.journal import Journal
 from pack.trainer.lora_file import read_lora, read_metadata
 from pack.trainer.options import EmaSettings
-from pack.trainer.outputs import find_place
+from pack.trainer.outputs import find_place, mark_of
 from pack.trainer.run import Result, train
 from pack.trainer.run_log import read_records
 from pack.trainer.run_options import SavingSettings, ValidationSettings
@@ -129,9 +130,13 @@ def test_the_best_file_that_was_due_when_a_run_ended_is_written_when_it_goes_on(
     whole = train(make_job(tmp_path / "whole", settings))
     best = min(whole.validation[1:], key=lambda pair: pair[1])[0]
     with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save_if_best", failing_at(best // 2, Checkpoints.save_if_best, Stop()))
+        # the first call is that of the beginning, which has nothing to catch up with
+        patched.setattr(Checkpoints, "save_if_best", failing_at(best // 2 + 1, Checkpoints.save_if_best, Stop()))
         with pytest.raises(Stop):
             train(make_job(tmp_path / "cut", settings))
+    assert mark_of(tmp_path / "cut" / "loras" / "mjesec-best.safetensors") != f"{mark_of(whole.path)}@{best}"
+    with safe_open(state_of(tmp_path / "cut"), framework="pt") as file:
+        assert json.loads(file.metadata()["mjesec"])["step"] == best
     assert_same_files(train(make_job(tmp_path / "cut", settings)), whole)
     assert f"@{best}" in read_metadata(whole.path.with_name("mjesec-best.safetensors"))["mjesec_run"]
 
@@ -167,13 +172,16 @@ def test_what_is_saved_and_how_memory_is_spared_may_change_within_a_run(tmp_path
             {},
             {"gradient_checkpointing": True},
             {"save_precision": "fp16"},
-            {"save_every_epochs": 3},
-            {"validation": ValidationSettings(every=2, keep_best=False)},
+            {"saving": SavingSettings(state_seconds=7)},
         )
     }
     assert len(ids) == 1
-    patient = replace(measured, validation=ValidationSettings(every=2, patience=1))
-    assert run_id(patient, dataset, "base", "vae") not in ids
+    for changes in (
+        {"save_every_epochs": 3},
+        {"validation": ValidationSettings(every=2, keep_best=False)},
+        {"validation": ValidationSettings(every=2, patience=1)},
+    ):
+        assert run_id(replace(measured, **changes), dataset, "base", "vae") not in ids
 
 
 def no_parts() -> None:
@@ -227,10 +235,31 @@ def test_a_finished_run_in_another_precision_is_left_alone(tmp_path: Path) -> No
     assert train(replace(make_job(tmp_path, half), parts=no_parts)).path == second.path
 
 
+def test_the_state_of_an_unfinished_run_in_another_precision_stays(tmp_path: Path) -> None:
+    settings = replace(SHORT, steps=3)
+    train(make_job(tmp_path, replace(settings, save_precision="fp32")))
+    half = replace(settings, save_precision="fp16")
+    with pytest.raises(Stop):
+        train(make_job(tmp_path, half, Log(stop_after=2)))
+    assert train(replace(make_job(tmp_path, settings), parts=no_parts)).reused
+    log = Log()
+    train(make_job(tmp_path, half, log))
+    assert [step.step for step in log.steps] == [3]
+
+
+def test_a_file_of_a_step_is_not_called_another_precision(tmp_path: Path) -> None:
+    settings = replace(SHORT, steps=4, saving=SavingSettings(lora_steps=2))
+    first = train(make_job(tmp_path, settings))
+    first.path.with_name("mjesec-step00000002.safetensors").replace(first.path)
+    told = "mjesec.safetensors is of a step of this run, so this one becomes mjesec_2.safetensors."
+    assert told in train(make_job(tmp_path, settings)).report
+
+
 def test_a_state_that_a_finished_run_left_goes_and_those_of_others_are_told(tmp_path: Path) -> None:
     result = train(make_job(tmp_path, SHORT))
     left = log_of(tmp_path).with_name("state.safetensors")
     left.write_bytes(b"of a process that was killed before it could delete it")
+    os.utime(left, ns=(0, result.path.stat().st_mtime_ns))
     train(replace(make_job(tmp_path, SHORT), parts=no_parts))
     assert not left.exists()
     with pytest.raises(Stop):
