@@ -21,7 +21,6 @@ from ..trainer.errors import NO_CLIP
 from .apply import apply_lora, lora_from_file
 from .checkpoint_name import checkpoint_name
 from .shot import Shot
-from .widened import widened
 
 Lora = Mapping[str, torch.Tensor]
 # the callback of the host's samplers: step, prediction, noisy latents, steps
@@ -131,12 +130,9 @@ class Studio:
             self._clocked = (model, clone)
         return self._clocked[1]
 
-    def _sampled(
-        self, sampler: Callable[..., torch.Tensor], guider: Any, sigmas: torch.Tensor, extra: Any, callback: Any,
-        noise: torch.Tensor, *given: Any, **named: Any,
-    ) -> torch.Tensor:  # fmt: skip
-        with self._timed(), widened(guider, len(sigmas) - 1, noise.shape):
-            samples = sampler(guider, sigmas, extra, callback, noise, *given, **named)
+    def _sampled(self, sampler: Callable[..., torch.Tensor], *given: Any, **named: Any) -> torch.Tensor:
+        with self._timed():
+            samples = sampler(*given, **named)
             if samples.device.type == "cuda":
                 torch.cuda.synchronize(samples.device)
             return samples
