@@ -10,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import host_graphs as graphs
 import numpy as np
 import pytest
 import torch
-from host_graphs import node, picture, sweep, training
+from host_graphs import Graph, node, training
 from host_server import Host, StartHost
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -34,6 +35,20 @@ def cells_of(host: Host) -> dict[str, np.ndarray]:
 
 def sources(host: Host) -> Counter[str]:
     return Counter(cell["source"] for cell in host.newest_sweep()["cells"])
+
+
+# what is compared here does not depend on the size of the pictures
+SMALL = {"width": 64, "height": 64}
+
+
+def sweep(lora_name: str, axes: list[tuple[str, str]], **values: Any) -> Graph:
+    return graphs.sweep(lora_name, axes, **{**SMALL, **values})
+
+
+def picture(**values: Any) -> Graph:
+    graph = graphs.picture(**values)
+    graph["empty"]["inputs"] |= SMALL
+    return graph
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +84,14 @@ def test_a_figure_has_its_cells_and_carries_the_graph(host: Host) -> None:
     graph = sweep("for_figure.safetensors", [("LoRA weight", "0, 1"), ("seed", "1, 2, 3")])
     (path,) = host.outputs(host.run(graph))
     figure = Image.open(path)
-    assert figure.width > 2 * 128
-    assert figure.height > 3 * 128
+    assert figure.width > 2 * 64
+    assert figure.height > 3 * 64
     assert '"MjesecSweep"' in figure.text["prompt"]
     whole = np.asarray(figure.convert("RGB"))
     for cell in cells_of(host).values():
         rows = np.flatnonzero((whole[:, :, None] == cell[0, 0]).all(-1).any(1))
         found = any(
-            np.array_equal(whole[y : y + 128, x : x + 128], cell)
+            np.array_equal(whole[y : y + 64, x : x + 64], cell)
             for y in rows
             for x in np.flatnonzero((whole[y] == cell[0, 0]).all(-1))
         )
@@ -240,7 +255,7 @@ def test_an_axis_without_effect_is_pointed_out(host: Host, lora: str) -> None:
         (("sampler", "euler, heun"), {"sampler_name": "heun"}),
         (("scheduler", "normal, karras"), {"scheduler": "karras"}),
         (("denoise", "1, 0.6"), {"denoise": 0.6}),
-        (("size", "128x128, 128x64"), {"height": 64}),
+        (("size", "64x64, 64x128"), {"height": 128}),
         (("negative prompt", "sun, sea"), {"negative": "sea"}),
         (("prompt", '"moon, sea"\nmoon over sea'), {"prompt": "moon over sea"}),
         (("prompt: search and replace", "moon, sun"), {"prompt": "sun"}),
@@ -271,9 +286,9 @@ def test_every_axis_sets_what_it_names(host: Host, lora: str, axis: tuple[str, s
 
 def test_wired_conditionings_and_latents_take_the_place_of_words_and_sizes(host: Host, lora: str) -> None:
     graph = picture(sampler_name="euler", denoise=0.6)
-    graph["noise"] = node("EmptyImage", width=128, height=128, batch_size=1, color=0x4466AA)
+    graph["noise"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0x4466AA)
     graph["start"] = node("VAEEncode", pixels=["noise", 0], vae=["ckpt", 2])
-    graph["mask"] = node("SolidMask", value=0.5, width=128, height=128)
+    graph["mask"] = node("SolidMask", value=0.5, width=64, height=64)
     graph["inpaint"] = node("SetLatentNoiseMask", samples=["start", 0], mask=["mask", 0])
     graph["sample"]["inputs"]["latent_image"] = ["inpaint", 0]
     graph |= {
