@@ -66,9 +66,11 @@ def _looked_up(job: Job, run: str) -> tuple[Place, Result | None]:
     place = find_place(settings.output_name, run, settings.save_precision, folders.loras, folders.work)
     path = place.outputs.lora
     if place.twin is not None:
-        for beside in (place.outputs.mean_of, lambda file: file):
-            if (file := beside(place.twin)).exists():
-                copy_lora(file, beside(path), job.keepsakes())
+        keepsakes, mean_of = job.keepsakes(), place.outputs.mean_of
+        # first: the file itself says that the run is finished
+        if mean_of(place.twin).exists():
+            copy_lora(mean_of(place.twin), mean_of(path), keepsakes)
+        copy_lora(place.twin, path, keepsakes)
     elif not place.finished:
         return place, None
     forget_finished(place)

@@ -17,7 +17,7 @@ from pack.trainer.checkpoints import Checkpoints
 from pack.trainer.dataset import scan_folder
 from pack.trainer.identity import run_id
 from pack.trainer.journal import Journal
-from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.lora_file import read_lora, read_metadata, read_precision
 from pack.trainer.options import EmaSettings
 from pack.trainer.outputs import find_place, mark_of
 from pack.trainer.run import Result, train
@@ -25,7 +25,7 @@ from pack.trainer.run_log import read_records
 from pack.trainer.run_options import SavingSettings, ValidationSettings
 from pack.trainer.state import load_state, save_state
 from safetensors import safe_open
-from tiny_parts import Log, Stop, make_job, make_settings, make_trainer
+from tiny_parts import Log, Stop, make_job, make_settings, make_trainer, no_parts
 
 # four images, so that an epoch ends at step 4
 OWING = make_settings(
@@ -184,10 +184,6 @@ def test_what_is_saved_and_how_memory_is_spared_may_change_within_a_run(tmp_path
         assert run_id(replace(measured, **changes), dataset, "base", "vae") not in ids
 
 
-def no_parts() -> None:
-    raise AssertionError("Networks were made although nothing was to be trained.")
-
-
 SHORT = make_settings(steps=2, train="unet")
 
 
@@ -287,8 +283,6 @@ def test_scratch_of_this_process_number_and_of_dead_ones_goes_and_that_of_the_li
 
 
 def test_the_precision_of_a_file_is_that_of_its_factors(tmp_path: Path) -> None:
-    from pack.trainer.lora_file import read_precision
-
     result = train(make_job(tmp_path, replace(SHORT, save_precision="bf16")))
     with safe_open(result.path, framework="pt") as file:
         assert "BF16" in {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118

@@ -21,7 +21,7 @@ from pack.trainer.lora_file import lora_tensors, read_lora, read_metadata
 from pack.trainer.run import Job, Result, train
 from pack.trainer.run_options import SavingSettings, ValidationSettings
 from pack.trainer.settings import TrainSettings
-from tiny_parts import Log, Stop, make_job, make_settings
+from tiny_parts import Log, Stop, make_job, make_settings, no_parts
 
 SHORT = make_settings(steps=3)
 
@@ -32,10 +32,6 @@ def files_in(folder: Path) -> list[str]:
 
 def run(root: Path, settings: TrainSettings = SHORT, log: Log | None = None) -> Result:
     return train(make_job(root, settings, log))
-
-
-def no_parts() -> None:
-    raise AssertionError("Networks were made although nothing was to be trained.")
 
 
 def test_a_folder_of_images_becomes_a_lora(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_of_equal_checkpoints_the_earliest_is_the_best() -> None:
     assert validation_of(one.as_plain()) == one
 
 
-def test_a_loss_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_never_the_best() -> None:
     one, none = checkpoint(2, 0.3, 0.2), checkpoint(1, float("nan"), 0.2)
     assert best_of([none, one]) == one
     assert best_of([none]) is None

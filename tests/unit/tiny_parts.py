@@ -313,6 +313,11 @@ class Stop(BaseException):
     """How a host cancels: nothing that `except Exception` would catch."""
 
 
+def no_parts() -> Parts:
+    """Stands in for `make_parts` where a run must not train."""
+    raise AssertionError("Networks were made although nothing was to be trained.")
+
+
 def make_job(root: Path, settings: TrainSettings, log: Log | None = None, dataset: Dataset | None = None) -> Job:
     """A run on the folder `root`/images, with LoRA files in `root`/loras."""
     if dataset is None:
