@@ -64,7 +64,7 @@ from _programs import Program
 import dev
 
 IMAGES = 4
-SETTLE_S = 5.0
+SETTLE_S, QUICK_SETTLE_S = 5.0, 0.5
 FULL_MEMORY_GB, FULL_DISK_GB = 17.0, 2.0
 BAR_TIME, BAR_ADDED, BAR_HELD_GB = 0.55, 0.4, 0.3
 # of an H200, by row: milliseconds a step, share of the device's own speed, GB of the device in all
@@ -160,14 +160,14 @@ def _in_host(host: dev.HostProcess, contender: Contender, checkpoint: Path, opti
         for _ in range(2):
             # the host's worker may miss the first while it cleans up after a prompt
             host.request("/free", {"unload_models": True})
-            time.sleep(SETTLE_S)
-    time.sleep(SETTLE_S)
+            time.sleep(options.settle_s)
+    time.sleep(options.settle_s)
     idle = memory()
     _announce(contender.name, idle, options)
     clock = StepClock(host.log, contender.progress, options.steps, pid)
     with Sampler(memory=memory, steps=clock) as sampler:
         entry = run(host, contender.train(graph, options.size, options.steps))
-    time.sleep(SETTLE_S)
+    time.sleep(options.settle_s)
     held = memory() - idle
     added = sampler.peak["memory"] - idle
     return Measured(contender.name, contender.batch, *clock.per_step(), idle, added, held, *_speeds(entry))
@@ -179,7 +179,7 @@ def _by_itself(contender: ProgramTrainer, checkpoint: Path, options: argparse.Na
         # a program that does not wait for us goes on while its models settle: the memory is read at its word
         program.wait_for(contender.loaded)
         if contender.over:
-            time.sleep(SETTLE_S)
+            time.sleep(options.settle_s)
         idle = process_memory(program.pid, "RssAnon")
         _announce(contender.name, idle, options)
         with Sampler(memory=lambda: process_memory(program.pid, "RssAnon"), steps=clock) as sampler:
@@ -187,7 +187,7 @@ def _by_itself(contender: ProgramTrainer, checkpoint: Path, options: argparse.Na
             held = None
             if contender.over:
                 program.wait_for(contender.over)
-                time.sleep(SETTLE_S)
+                time.sleep(options.settle_s)
                 held = process_memory(program.pid, "RssAnon") - idle
                 program.go_on()
             program.wait()
@@ -262,7 +262,7 @@ def chosen(options: argparse.Namespace) -> dict[str, NodeTrainer | ProgramTraine
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench train", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--size", type=int, help="side of the training images in pixels (256; cuda: 1024; quick: 128)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of each (12; quick: 40, cuda: 100)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of each (12; cuda: 100)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--checkpoint", type=Path, help="an SDXL checkpoint; without it, random weights are made")
     parser.add_argument("--quick", action="store_true", help="on the tiny SDXL: a smoke test, no measurement")
@@ -272,7 +272,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     options.size = options.size or (128 if options.quick else 1024 if on_gpu else 256)
-    options.steps = options.steps or (100 if on_gpu else 40 if options.quick else 12)
+    options.steps = options.steps or (100 if on_gpu else 12)
+    options.settle_s = QUICK_SETTLE_S if options.quick else SETTLE_S
     return options
 
 

@@ -2,14 +2,14 @@
 
     python dev.py demo [--once] [--port N]   set up, start ComfyUI, run the quickstart, show its files
     python dev.py test [pytest arguments]    ruff, tsc, eslint and vitest, then the tests, against a real ComfyUI
-    python dev.py host [ComfyUI arguments]   ComfyUI with the plugin, in the foreground
+    python dev.py host [ComfyUI arguments]   ComfyUI with the plugin, in the foreground, on CUDA or else the CPU
     python dev.py bench NAME [arguments]     one of the programs in benchmarks/
 
 `--offline` keeps to what the cache holds. The environment and, where no ComfyUI is around, ComfyUI itself
 are kept outside the checkout and keyed by what they are made of. Environment variables: COMFYUI_PATH (the
 ComfyUI to use), MJESEC_PYTHON (the interpreter to use instead of our own environment), MJESEC_CACHE (where
 the cache lies), MJESEC_TORCH (what pip is asked for instead of torch, torchvision and torchaudio as named in
-devtools/environment.py, e.g. "torch==2.11.* torchvision torchaudio --index-url
+devtools/environment.py, e.g. "torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0 --index-url
 https://download.pytorch.org/whl/cpu").
 """
 
@@ -26,10 +26,18 @@ from .base import Failure, say
 from .commands import bench, host, test
 from .demo import demo
 from .environment import Setup, prepare
+from .host import LAST_PORT
 
 COMMANDS: dict[str, Callable[[Setup, argparse.Namespace], int]] = {
     "demo": demo, "test": test, "host": host, "bench": bench,
 }  # fmt: skip
+
+
+def port_number(text: str) -> int:
+    """Raises ArgumentTypeError for what is no port."""
+    if not text.isdecimal() or not 1 <= int(text) <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port; choose one from 1 to {LAST_PORT}")
+    return int(text)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,7 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(name, help=(function.__doc__ or "").split("\n")[0], allow_abbrev=False)
         command.add_argument("--offline", action="store_true", help="use only what the cache holds")
         if name in ("demo", "host"):
-            command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: 8188 or the next that is free)")
+            told = "port on 127.0.0.1 (default: 8188 or the next that is free)"
+            command.add_argument("--port", type=port_number, help=told)
     commands.choices["demo"].add_argument("--once", action="store_true", help="exit after the run")
     commands.choices["bench"].add_argument("name", metavar="NAME", help="the program benchmarks/NAME.py")
     options, rest = parser.parse_known_args(arguments)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .base import ROOT, Failure, say
 from .environment import Setup
 from .host import FIRST_PORT, free_port, host_command, temp_folder
-from .interpreters import compute_in_one_thread, has_accelerator
+from .interpreters import compute_in_one_thread, device_arguments
 from .processes import ProcessTree, clean_environment, forward, look_for_faults
 from .web_checks import check_web
 
@@ -23,7 +23,7 @@ def host(setup: Setup, options: argparse.Namespace) -> int:
     """Runs the host in the foreground until it ends or is stopped; returns its exit code."""
     base = setup.cache / "base"
     port = free_port(FIRST_PORT) if options.port is None else options.port
-    device = [] if "--cpu" in options.rest or has_accelerator(setup.python) else ["--cpu"]
+    device = [] if "--cpu" in options.rest else device_arguments(setup.python)
     tree = ProcessTree(host_command(setup, base, port, [*device, *options.rest]))
     try:
         while tree.process.poll() is None:

@@ -19,15 +19,21 @@ from .comfyui import local_comfyui, registry_comfyui
 from .interpreters import make_venv, missing_modules, runs, venv_python
 from .processes import run_step
 
-# the newest release of all three: torchaudio ended there, refuses to be imported beside a torch built for
+# to the last digit: torchaudio 2.11.1 cannot be imported beside torch 2.11.0, nor any of them beside a torch built for
 # another CUDA, and transformers, so peft too, imports it wherever ComfyUI's requirements put it
-DEFAULT_TORCH = "torch==2.11.* torchvision==0.26.* torchaudio==2.11.*"
+DEFAULT_TORCH = "torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0"
+# what its files on PyPI are for: the oldest and the newest Python, and the processors of each system
+TORCH_PYTHONS = ((3, 10), (3, 14))
+TORCH_MACHINES = {"linux": ("x86_64", "aarch64"), "darwin": ("arm64",), "win32": ("AMD64",)}
+# without bitsandbytes, which peft and diffusers import wherever it is: 3 s in each of the tests' many processes
 DEV_TOOLS = ("pytest>=8,<10", "ruff==0.17.6", "playwright>=1.50,<2", "pytest-xdist>=3.6,<4", "tensorboard>=2.16,<3")
 HOST_MODULES = (
     "torch", "torchvision", "aiohttp", "safetensors", "transformers", "diffusers", "peft", "accelerate",
-    "matplotlib", "PIL",
+    "matplotlib", "PIL", "blake3",
 )  # fmt: skip
-TEST_MODULES = ("pytest", "ruff")
+TEST_MODULES = ("pytest", "ruff", "xdist")
+# what pip calls the modules that have another name there
+PACKAGES = {"PIL": "Pillow", "xdist": "pytest-xdist"}
 # imported once when an environment is made, and looked for each time it is used
 KEY_MODULES = HOST_MODULES + TEST_MODULES
 COMPILED = re.compile(r"\.(so(\.\d+)*|pyd|dll|dylib)$")
@@ -74,6 +80,8 @@ def cached_python(cache: Path, comfyui: Path, offline: bool, environ: Mapping[st
             f"--offline: the cache '{cache}' holds no whole environment for these requirements; "
             "run once without --offline, or name an interpreter in MJESEC_PYTHON."
         )
+    if not environ.get("MJESEC_TORCH"):
+        check_torch_exists(sys.version_info[:2], sys.platform, platform.machine())
     if folder.exists():
         say(f"the environment in {folder} is half-made or broken; making it anew")
     build_environment(folder, [*shlex.split(torch), "-r", str(host_list), "-r", str(our_list)], cache / "log")
@@ -81,14 +89,29 @@ def cached_python(cache: Path, comfyui: Path, offline: bool, environ: Mapping[st
     return venv_python(folder)
 
 
+def check_torch_exists(version: tuple[int, int], system: str, machine: str) -> None:
+    """Raises Failure where DEFAULT_TORCH has no files, of which pip would only say that it finds none."""
+    oldest, newest = TORCH_PYTHONS
+    if oldest <= version <= newest and machine in TORCH_MACHINES.get(system, ()):
+        return
+    here, first, last = ("{}.{}".format(*numbers) for numbers in (version, oldest, newest))
+    raise Failure(
+        f"{DEFAULT_TORCH.split()[0]} does not exist for Python {here} on {system} ({machine}), only for Python {first} "
+        f"to {last} on Linux (x86_64, aarch64), macOS (arm64) and Windows (AMD64); start dev.py with such a Python, "
+        "name one that has all libraries in MJESEC_PYTHON, or a torch that exists there in MJESEC_TORCH."
+    )
+
+
 def build_environment(folder: Path, wanted: Sequence[str], logs: Path) -> None:
     """Makes the environment where it stays (they cannot be moved); the stamp is written after this."""
     remove(folder)
     make_venv(folder, logs / "venv.log")
-    # one call for everything, so that torch, torchvision and torchaudio are chosen to fit each other
+    # one call for everything, so that torch, torchvision and torchaudio are chosen to fit each other; what is imported
+    # is compiled then, and not all of it now
+    pip = [venv_python(folder), "-m", "pip", "install", "--no-input", "--progress-bar", "off", "--no-compile"]
     run_step(
         "installing PyTorch, ComfyUI's requirements and ours (several GB, some minutes)",
-        [venv_python(folder), "-m", "pip", "install", "--no-input", "--progress-bar", "off", *wanted, *DEV_TOOLS],
+        [*pip, *wanted, *DEV_TOOLS],
         "Check the network, pip's configuration and the disk (8 GB are needed) and try again.",
         logs / "install.log",
     )
@@ -137,7 +160,6 @@ def named_python(named: str, modules: Sequence[str]) -> Path:
     if missing is None:
         raise Failure(f"MJESEC_PYTHON names '{named}', which does not run; name a Python, or unset it.")
     if missing:
-        raise Failure(
-            f"MJESEC_PYTHON names '{named}', which has no {', '.join(missing)}; install that there, or unset it."
-        )
+        packages = ", ".join(PACKAGES.get(name, name) for name in missing)
+        raise Failure(f"MJESEC_PYTHON names '{named}', which has no {packages}; install that there, or unset it.")
     return python

@@ -21,6 +21,7 @@ from .environment import Setup
 from .processes import ProcessTree, plain_lines, tail
 
 FIRST_PORT = 8188
+LAST_PORT = 65535
 HOST_START_S = 300.0
 # of a host that is busy, that has just been killed, or whose machine has no memory left
 NO_ANSWER = (OSError, http.client.HTTPException)
@@ -28,7 +29,7 @@ NO_ANSWER = (OSError, http.client.HTTPException)
 
 def free_port(first: int | None = None) -> int:
     """`first` or one of the nine after it if one is free on loopback, else any free port."""
-    candidates = [] if first is None else list(range(first, first + 10))
+    candidates = [] if first is None else list(range(first, min(first + 9, LAST_PORT) + 1))
     for port in [*candidates, 0]:
         with contextlib.suppress(OSError), socket.socket() as probe:
             if not WINDOWS:

@@ -47,16 +47,11 @@ def _output(python: Path, code: str) -> str | None:
     return None if done.returncode else done.stdout
 
 
-def has_accelerator(python: Path) -> bool:
-    """Whether the interpreter's PyTorch has something better than the CPU to compute on."""
-    return runs(
-        python,
-        "import sys, torch\n"
-        "xpu = getattr(torch, 'xpu', None)\n"
-        "mps = getattr(torch.backends, 'mps', None)\n"
-        "found = [torch.cuda.is_available(), xpu and xpu.is_available(), mps and mps.is_available()]\n"
-        "sys.exit(0 if any(found) else 1)\n",
-    )
+def device_arguments(python: Path) -> list[str]:
+    """What ComfyUI's command line needs so that it computes where training was tried: on CUDA, else on the CPU."""
+    # MPS, XPU and ROCm, which torch calls cuda too, train nothing that anybody has looked at
+    cuda = "import sys, torch; sys.exit(0 if torch.version.cuda and torch.cuda.is_available() else 1)"
+    return [] if runs(python, cuda) else ["--cpu"]
 
 
 def compute_in_one_thread() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import comfy.lora
@@ -31,6 +32,16 @@ class Strengths:
 
     def __rmul__(self, other: float) -> Scaled:
         return Scaled(self, other)
+
+    @contextmanager
+    def only(self, images: Sequence[int]) -> Iterator[None]:
+        """For a while the batch consists of some of its images, by number."""
+        whole = self.values
+        self.values = whole[list(images)]
+        try:
+            yield
+        finally:
+            self.values = whole
 
 
 class Scaled:
@@ -72,6 +83,12 @@ class BatchLora:
             raise ValueError("this LoRA has one strength for a whole batch")
         batch.strengths.values = torch.tensor([shot.lora_weight_model for shot in shots], dtype=torch.float32)
         return batch.patched
+
+    @classmethod
+    def only(cls, studio: Studio, model: Any, images: Sequence[int]) -> AbstractContextManager[None]:
+        """For a while a model of ``model`` sees some of its batch's images, by number; others have no strengths."""
+        batches = (batch for batch in cls._held.get(studio, {}).values() if batch is not None)
+        return next((batch.strengths.only(images) for batch in batches if batch.patched is model), nullcontext())
 
     @classmethod
     def forget(cls, studio: Studio) -> None:

@@ -6,10 +6,13 @@ says why. How far a batch is from the host's own KSampler is measured on one cel
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -22,7 +25,7 @@ from .batch_lora import BatchLora
 from .cell_store import CannotKeep
 from .engine import Job, Sweeping
 from .preflight import memory_of
-from .sampling import Studio
+from .sampling import Studio, changes_to_sampling, more_than_a_text
 from .shot import Shot
 
 _BROWNIAN = frozenset(
@@ -74,13 +77,55 @@ _NOISY = frozenset(
 BATCHED_SAMPLERS = _BROWNIAN | _NOISELESS | _NOISY
 
 
-class Guider(comfy.samplers.CFGGuider):
-    """The host's guider with a CFG scale for each image; ``scales`` has shape (N,)."""
+@dataclass(frozen=True)
+class Common:
+    """Which images of a batch ask for the same predictions at their first step: those that differ in CFG scale alone.
 
-    def __init__(self, model: Any, scales: Sequence[float]) -> None:
+    one: the number of an image of each kind. kind: of each image, which of these it is like.
+    """
+
+    one: list[int]
+    kind: list[int]
+
+    @classmethod
+    def of(cls, shots: Sequence[Shot]) -> Common | None:
+        """None where all images differ."""
+        asked = [shot.first_asked for shot in shots]
+        kinds = list(dict.fromkeys(asked))
+        if len(kinds) == len(shots):
+            return None
+        return cls([asked.index(each) for each in kinds], [kinds.index(each) for each in asked])
+
+    def of_conds(self, conds: Any) -> Any:
+        """The host's prepared conditionings for one image of each kind; None stays None."""
+        return conds and [
+            {**cond, "model_conds": {name: self._of(held) for name, held in cond["model_conds"].items()}}
+            for cond in conds
+        ]
+
+    def _of(self, held: Any) -> Any:
+        few = copy.copy(held)
+        # what is one for all has one row
+        if torch.is_tensor(held.cond) and held.cond.shape[0] == len(self.kind):
+            few.cond = held.cond[self.one]
+        return few
+
+
+class Guider(comfy.samplers.CFGGuider):
+    """The host's guider with a CFG scale for each of ``shots``.
+
+    A first step that images have in common is computed once. only: narrows whatever else goes image by image, such as
+    the strengths of a LoRA, to images of these numbers.
+    """
+
+    def __init__(
+        self, model: Any, shots: Sequence[Shot], only: Callable[[Sequence[int]], AbstractContextManager[None]]
+    ) -> None:
         super().__init__(model)
-        self.set_cfg(scales[0])
-        self.scales = torch.tensor(scales, dtype=torch.float32)
+        self.set_cfg(shots[0].cfg)
+        self.scales = torch.tensor([shot.cfg for shot in shots], dtype=torch.float32)
+        self._common = Common.of(shots)
+        self._only = only
 
     def predict_noise(
         self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
@@ -90,13 +135,24 @@ class Guider(comfy.samplers.CFGGuider):
         # without guidance the host leaves the negative out, unless a sampler asks for it
         if bool((self.scales == 1).all()) and not options.get("disable_cfg1_optimization", False):
             negative = None
-        with_prompt, without = comfy.samplers.calc_cond_batch(
-            self.inner_model, [positive, negative], x, timestep, options
-        )
+        with_prompt, without = self._predictions([positive, negative], x, timestep, options)
         scales = self.scales.to(x).view(-1, *(1,) * (x.ndim - 1))
         return comfy.samplers.cfg_function(
             self.inner_model, with_prompt, without, scales, x, timestep, options, cond=positive, uncond=negative
         )
+
+    def _predictions(
+        self, conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: dict[str, Any]
+    ) -> Sequence[torch.Tensor]:
+        common, self._common = self._common, None
+        if common is None or not torch.equal(x[common.one][common.kind], x):
+            return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
+        few = [common.of_conds(each) for each in conds]
+        with self._only(common.one):
+            predictions = comfy.samplers.calc_cond_batch(
+                self.inner_model, few, x[common.one], timestep[: len(common.one)], options
+            )
+        return [each[common.kind] for each in predictions]
 
 
 class ItemNoise:
@@ -123,9 +179,8 @@ def stack_conditionings(given: Sequence[Any]) -> list[Any]:
         ValueError: one of them carries more than a text.
     """
     for conditioning in given:
-        if len(conditioning) != 1 or set(conditioning[0][1]) - {"pooled_output"}:
-            more = sorted({key for entry in conditioning for key in entry[1]} - {"pooled_output"})
-            raise ValueError(f"a conditioning carries more than a text ({', '.join(more) or 'several entries'})")
+        if more := more_than_a_text(conditioning):
+            raise ValueError(f"a conditioning carries more than a text ({more})")
     texts = [conditioning[0][0] for conditioning in given]
     length = math.lcm(*(text.shape[1] for text in texts))
     # repeated tokens share their attention, so nothing changes; the host pads in the same way
@@ -156,7 +211,7 @@ def sample_batch(studio: Studio, shots: Sequence[Shot], model: Any) -> torch.Ten
         one = torch.zeros_like(start, dtype=torch.float32, device=model.load_device)
         own = ItemNoise(first.sampler, [shot.seed for shot in shots], one, schedule.sigmas)
         sampler.extra_options = {**sampler.extra_options, "noise_sampler": own}
-    guider = Guider(studio.clocked(model), [shot.cfg for shot in shots])
+    guider = Guider(studio.clocked(model), shots, partial(BatchLora.only, studio, model))
     words = [studio.conditioning(shot) for shot in shots]
     guider.set_conds(*(stack_conditionings(side) for side in zip(*words, strict=True)))
     samples = guider.sample(
@@ -172,16 +227,16 @@ def refusal(studio: Studio, shot: Shot) -> str:
     """Why a shot cannot be batched, as a clause; empty where it can."""
     if shot.sampler not in BATCHED_SAMPLERS:
         return f"the sampler {shot.sampler} decides its steps or its noise for a whole batch"
-    if shot.sampler == "ddim" and "noise_mask" in studio.latent(shot):
+    latent = studio.latent(shot)
+    mask = latent.get("noise_mask")
+    if mask is not None and shot.sampler == "ddim":
         return "ddim draws the noise below a mask for a whole batch"
-    if studio.latent(shot)["samples"].ndim != 4:
+    if mask is not None and mask.shape[:-2].numel() != 1:
+        return "the latent has several masks, of which an image alone takes the first"
+    if latent["samples"].ndim != 4:
         return "the latent has more dimensions than an image"
-    model = studio.parts(shot)[0]
-    more = [name for name, value in model.model_options.items() if value and name != "transformer_options"]
-    more += [name for name, value in model.model_options.get("transformer_options", {}).items() if value]
-    wrappers = [kept for kinds in model.wrappers.values() for kept in kinds.values()]
-    if more or any((model.injections, model.hook_patches, model.additional_models, *wrappers)):
-        return f"the MODEL carries changes to its sampling ({', '.join(more) or 'hooks or wrappers'})"
+    if more := changes_to_sampling(studio.parts(shot)[0]):
+        return f"the MODEL carries changes to its sampling ({more})"
     return ""
 
 
@@ -231,7 +286,7 @@ def run_fast(sweeping: Sweeping, jobs: Sequence[Job]) -> None:
         except CannotKeep:
             raise
         except Exception as error:  # whatever it is, the exact way tells it cell by cell
-            sweeping.note(f"Computed exactly and not in batches: {error}.")
+            _left(sweeping, str(error))
         finally:
             sweeping.at_once = 1
             BatchLora.forget(sweeping.studio)
@@ -239,30 +294,45 @@ def run_fast(sweeping: Sweeping, jobs: Sequence[Job]) -> None:
             sweeping.exactly(job)
 
 
+def _left(sweeping: Sweeping, why: str) -> None:
+    """Tell why cells are left to the exact way."""
+    sweeping.note(f"Computed exactly and not in batches: {why}.")
+
+
 def _compute_group(sweeping: Sweeping, group: Group) -> None:
     waiting = list(group.jobs)
     shot = waiting[0].shot
     size = memory_of(sweeping.studio.parts(shot)[0], shot, fast=True).at_once
+    if size == 1:
+        _left(sweeping, "there is no free memory for two cells at once")
     while waiting and size > 1:
         try:
             _compute(sweeping, waiting[:size], group)
         except comfy.model_management.OOM_EXCEPTION:
             comfy.model_management.soft_empty_cache()
             size //= 2
-            sweeping.note(f"A batch did not fit into memory; smaller ones of {size} follow.")
-            continue
-        waiting = waiting[size:]
+            then = f"smaller ones of {size} follow" if size > 1 else "the rest is computed exactly"
+            sweeping.note(f"A batch did not fit into memory; {then}.")
+        # what was decoded before the memory ran out is on disk
+        waiting = sweeping.missing(waiting)
 
 
 def _batchable(sweeping: Sweeping, block: Sequence[Job]) -> list[Group]:
-    found = []
+    found, alone = [], 0
     for group in groups(sweeping.studio, block):
         if len(group.jobs) < 2:
-            continue
-        if reason := refusal(sweeping.studio, group.jobs[0].shot):
-            sweeping.note(f"Computed exactly and not in batches: {reason}.")
+            alone += 1
+        elif reason := refusal(sweeping.studio, group.jobs[0].shot):
+            _left(sweeping, reason)
         else:
             found.append(group)
+    if alone:
+        weight = "" if BatchLora.fits(sweeping.studio, block[0].shot) else "LoRA weight (of a LoRA of this form), "
+        _left(
+            sweeping,
+            f"{alone} of the cells, with which no other shares {weight}steps, sampler, scheduler, denoise, size, and "
+            "whether the CFG scale is 1",
+        )
     return found
 
 

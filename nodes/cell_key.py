@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
 import comfy.ldm.modules.attention
@@ -71,10 +72,13 @@ class Keys:
 
     A file is hashed before the first cell and read when its own cell comes, perhaps hours later: the ``check_``
     methods tell whether it still is what its cells are named after.
+
+    reading: is given the name of a checkpoint, the bytes of it that are hashed, and those in all.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, reading: Callable[[str, int, int], None] | None = None) -> None:
         self.subject = subject
+        self._reading = reading
         self._loras: dict[str, str] = {}
         self._checkpoints: dict[str, str] = {}
         self._texts: dict[str, str] = {}
@@ -155,7 +159,7 @@ class Keys:
         if not name:
             return [self._model.hash, self._clip.hash, self._vae.hash]
         if name not in self._checkpoints:
-            self._checkpoints[name] = _checkpoint_hash(name)
+            self._checkpoints[name] = self._checkpoint_hash(name)
         return [self._checkpoints[name]]
 
     def _adapted(self, shot: Shot) -> list[object] | None:
@@ -177,7 +181,7 @@ class Keys:
 
     def check_checkpoint(self, name: str) -> None:
         """As ``check_lora``; to be called after the file was loaded."""
-        if name in self._checkpoints and _checkpoint_hash(name) != self._checkpoints[name]:
+        if name in self._checkpoints and self._checkpoint_hash(name) != self._checkpoints[name]:
             raise ValueError(_replaced(f"checkpoint '{name}'"))
 
     def check_text(self, text: str) -> None:
@@ -185,12 +189,11 @@ class Keys:
         if text in self._texts and text_fingerprint(text) != self._texts[text]:
             raise ValueError(_replaced("folder of embeddings"))
 
-
-def _checkpoint_hash(name: str) -> str:
-    path = folder_paths.get_full_path("checkpoints", name)
-    if path is None:
-        raise ValueError(f"There is no checkpoint '{name}'; choose one that the host lists.")
-    return file_fingerprint(Path(path))
+    def _checkpoint_hash(self, name: str) -> str:
+        path = folder_paths.get_full_path("checkpoints", name)
+        if path is None:
+            raise ValueError(f"There is no checkpoint '{name}'; choose one that the host lists.")
+        return file_fingerprint(Path(path), self._reading and partial(self._reading, name))
 
 
 def _replaced(what: str) -> str:

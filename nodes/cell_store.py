@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..figures.files import replacing
 RECORD = "mjesec"
 GRAPH = "prompt"
 _MOST_RATES = 32
+_STALE_S = 3600.0
 
 
 class CannotKeep(OSError):
@@ -69,7 +71,7 @@ class CellStore:
         return None
 
     def probe(self) -> None:
-        """Write a file and remove it.
+        """Write a file and remove it, and remove what killed processes left half-written.
 
         Raises:
             CannotKeep: names the folder.
@@ -81,6 +83,11 @@ class CellStore:
             trial.unlink(missing_ok=True)
         except OSError as error:
             raise CannotKeep(str(error)) from error
+        for left in self.folder.glob("*/.*.part"):
+            # one that another process writes now is younger
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_S:
+                    left.unlink()
 
     def keep(
         self,

@@ -21,6 +21,7 @@ from ..trainer.open_datasets import OpenDataset
 from ..trainer.settings import TrainSettings
 from .editor_routes import DATASETS
 from .folders import listing_fingerprint, offered_folders, resolve_dataset, unknown_yet, work_folder
+from .given_files import GivenFiles
 from .images import to_pillow, to_tensor
 from .progress import NodeWatcher
 from .reports import report_shown
@@ -28,6 +29,9 @@ from .sockets import DatasetSocket, TrainSettingsSocket
 
 CATEGORY = "Mjesec/dataset"
 _SHEET_IMAGES = 48
+# the work folder may be emptied at any time: then ComfyUI's kept datasets name images that are no more
+_moons = GivenFiles()
+_written = GivenFiles()
 
 
 def _sheet(dataset: Dataset) -> Image.Image:
@@ -61,6 +65,12 @@ def _result(
         "mjesec_dataset": [DATASETS.keep(OpenDataset(dataset))],
     }
     return io.NodeOutput(dataset, sheet, report, ui=shown)
+
+
+def _given(dataset: Dataset, kept: GivenFiles) -> Dataset:
+    """The dataset itself; its images are looked for from now on."""
+    kept.add(Path(sample.path) for sample in dataset.samples)
+    return dataset
 
 
 def _outputs() -> list[io.Output]:
@@ -200,6 +210,10 @@ class DatasetFromImages(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> int:
+        return _written.fingerprint()
+
+    @classmethod
     def execute(
         cls, images: Sequence[torch.Tensor], repeats: Sequence[int], captions: Sequence[str] | None = None
     ) -> io.NodeOutput:
@@ -209,9 +223,9 @@ class DatasetFromImages(io.ComfyNode):
         for picture, caption in zip(pictures, words, strict=True):
             digest.update(f"{picture.size} {picture.mode} {len(caption)} {caption}".encode() + picture.tobytes())
         folder = work_folder() / "images" / digest.hexdigest()[:32]
-        if not (folder / "complete").exists():
+        if not _is_whole(folder, len(pictures)):
             _write_samples(folder, pictures, words, NodeWatcher(cls.hidden.unique_id))
-        return _result(scan_folder(folder / "samples", repeats=repeats[0]), cls)
+        return _result(_given(scan_folder(folder / "samples", repeats=repeats[0]), _written), cls)
 
 
 def _spread(captions: list[str], count: int) -> list[str]:
@@ -220,6 +234,13 @@ def _spread(captions: list[str], count: int) -> list[str]:
     if len(captions) != count:
         raise DatasetError(f"There are {count} images and {len(captions)} captions; give one for each, or one for all.")
     return captions
+
+
+def _is_whole(folder: Path, count: int) -> bool:
+    """Whether ``count`` samples were written to their end and none has been deleted since."""
+    present = {path.name for path in (folder / "samples").glob("*")}
+    wanted = {f"{number:05d}{suffix}" for number in range(count) for suffix in (".png", ".txt")}
+    return (folder / "complete").exists() and wanted <= present
 
 
 def _write_samples(folder: Path, pictures: list[Image.Image], captions: list[str], watcher: NodeWatcher) -> None:
@@ -263,11 +284,15 @@ class MoonDataset(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> int:
+        return _moons.fingerprint()
+
+    @classmethod
     def execute(cls, count: int, size: int, seed: int) -> io.NodeOutput:
         watcher = NodeWatcher(cls.hidden.unique_id)
         folder = work_folder() / "moons" / f"{count}x{size}_{seed}"
         render_moons(folder, count, size, seed, on_progress=lambda done, of: watcher.stage("rendering Moons", done, of))
-        return _result(scan_folder(folder), cls)
+        return _result(_given(scan_folder(folder), _moons), cls)
 
 
 class CombineDatasets(io.ComfyNode):

@@ -23,6 +23,8 @@ from .progress import NodeWatcher
 from .sampling import OnStep, Studio
 from .shot import Shot, shot_of
 
+_LOOK_AT_ONCE = 20  # cells between two words about how far it is
+
 
 @dataclass(frozen=True)
 class Job:
@@ -68,7 +70,7 @@ class Sweeping:
     _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.keys = Keys(self.studio.subject)
+        self.keys = Keys(self.studio.subject, self._reading)
         ways = ("fast", "exact") if self.mode == "fast" else ("exact",)
         self.studio.seal, self.studio.watch, self.studio.say = self.keys, self._follow, self.note
         self.jobs = []
@@ -88,7 +90,9 @@ class Sweeping:
 
     def look(self) -> Preflight:
         """Find what is on disk, and count the rest."""
-        for job in self.jobs:
+        for number, job in enumerate(self.jobs):
+            if number and number % _LOOK_AT_ONCE == 0:
+                self.watcher.stage("cells on disk", number, len(self.jobs))
             if job.error:
                 self._done[job.cell.index] = CellResult("", job.error, 0.0, parameters=asdict(job.shot))
             elif kept := self._find(job):
@@ -103,6 +107,9 @@ class Sweeping:
             self.axes, [(job.cell, job.shot) for job in self.jobs], shots, self.store.rate(self._kind),
             on_disk=len(self.jobs) - len(todo) - unreadable, unreadable=unreadable, memory=self._memory(todo),
         )  # fmt: skip
+
+    def _reading(self, name: str, done: int, size: int) -> None:
+        self.watcher.stage(f"reading {name}, MB", done // 10**6, size // 10**6)
 
     def _memory(self, todo: list[Job]) -> Memory | None:
         """What the first of the cells to make will take, for all are alike or nearly so."""
@@ -144,7 +151,8 @@ class Sweeping:
         except Exception as error:  # an interrupt is no Exception and ends the sweep
             self.fail(job, error, self.studio.busy - before)
         else:
-            self.keep(job, image, "exact", self.studio.busy - before)
+            # what the cell takes, whichever of its neighbours was the first
+            self.keep(job, image, "exact", self.studio.busy - before + self.studio.spared)
 
     def keep(
         self, job: Job, image: torch.Tensor, how: str, seconds: float, check: Mapping[str, object] | None = None

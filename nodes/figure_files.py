@@ -29,9 +29,9 @@ from ..figures import (
     write_manifest_json,
 )
 from .grid import Grid, Index
-from .images import to_tensor
+from .images import MOST_WIRED_PIXELS, to_tensor
 
-_MOST_WIRED_PIXELS, _LINES = 64_000_000, 256
+_LINES = 256
 FILES = ("PNG", "PNG, PDF", "PNG, PDF, SVG")
 
 
@@ -160,7 +160,7 @@ class _Batch:
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
         height, width = max(layout.height for layout in layouts), max(layout.width for layout in layouts)
-        self.scale = min(1.0, (_MOST_WIRED_PIXELS / (len(layouts) * height * width)) ** 0.5)
+        self.scale = min(1.0, (MOST_WIRED_PIXELS / (len(layouts) * height * width)) ** 0.5)
         self.image = torch.ones(len(layouts), *(max(1, int(side * self.scale)) for side in (height, width)), 3)
 
     def put(self, number: int, page: Image.Image) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sdxl_clip
 import comfy.weight_adapter
 import folder_paths
@@ -170,15 +171,21 @@ def lora_fingerprint(lora: Mapping[str, torch.Tensor]) -> str:
     return weights_fingerprint(lora)
 
 
-def file_fingerprint(path: Path) -> str:
-    """Hash of a file's bytes, read again whenever its size or time has changed."""
+def file_fingerprint(path: Path, told: Callable[[int, int], None] | None = None) -> str:
+    """SHA-256 of a file's bytes, read again whenever its size or time has changed.
+
+    ``told`` is given the bytes read and those in all. A cancel takes effect at once.
+    """
     stat = path.stat()
     known = str(path), stat.st_size, stat.st_mtime_ns
     if known not in _files:
         digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(1 << 22):
+            while block := file.read(1 << 24):
+                comfy.model_management.throw_exception_if_processing_interrupted()
                 digest.update(block)
+                if told is not None:
+                    told(file.tell(), stat.st_size)
         _files[known] = digest.hexdigest()
     return _files[known]
 

@@ -25,7 +25,7 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer, EmptyRegul
 
 from ..trainer.device import give_back as return_memory
 from ..trainer.errors import NO_CLIP, ModelError
-from ..trainer.precision import DTYPES
+from ..trainer.precision import DTYPES, widened
 from ..trainer.sdxl import LATENT_SCALE, Parts, build_text_encoder, build_unet
 from ..trainer.settings import TrainSettings
 
@@ -104,7 +104,7 @@ def prediction_of(model: Any) -> str:
 
 def noise_levels(model: Any) -> torch.Tensor:
     """ᾱ of the MODEL's noise levels, (1000,) float32."""
-    sigmas = model.get_model_object("model_sampling").sigmas.detach().double().cpu()
+    sigmas = widened(model.get_model_object("model_sampling").sigmas)
     with torch.inference_mode(False):
         # σ² = (1 - ᾱ)/ᾱ in the host's terms
         return (1 / (1 + sigmas.square())).float().clone()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+MOST_WIRED_PIXELS = 64_000_000  # of a figure's pages as the host's images
+
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
     """(H, W, C) float in [0, 1] to RGB or RGBA, truncated to 8 bits as the host's SaveImage does."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..trainer.images import load_rgb
+from ..trainer.precision import widened
 from ..trainer.samples import Sample
 from .apply import apply_lora
 from .images import to_tensor
@@ -34,7 +35,7 @@ class NoisePrediction(comfy.samplers.Sampler):
         for sigma in sigmas:
             noisy = latent_image + sigma * noise
             clean = model_wrap(noisy, sigma.expand(len(noisy)), **extra_args)
-            self.losses.append(float(((noisy - clean) / sigma - noise).double().square().mean()))
+            self.losses.append(float(widened((noisy - clean) / sigma - noise).square().mean()))
         return latent_image
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import comfy.model_management
 
 from ..figures import Axis, Cell, cells, plan_figure
+from .images import MOST_WIRED_PIXELS
 from .progress import clock
 from .shot import Shot
 
 _MOST_LAID_OUT = 1000
+_LARGE_FIGURE = 2**30  # bytes
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Preflight:
             lines.insert(1, f"{_count(self.unreadable, 'cell')} cannot be made, for a file cannot be read.")
         return "\n".join(lines)
 
+    def brief(self) -> str:
+        """What of it depends on the way of computing."""
+        lines = [f"{self.on_disk} of the cells are on disk, {self.to_compute} to compute.", self._time()]
+        return " ".join([*lines, *([self.memory.report()] if self.memory else [])])
+
     def _time(self) -> str:
         if not self.to_compute:
             return "Time: nothing to compute."
@@ -77,7 +84,13 @@ class Preflight:
         return f"Time: about {clock(self.seconds)} without loading, from cells of this model measured before."
 
     def _figure(self) -> str:
-        return "." if self.pixels is None else f"; as one figure {self.pixels[0]} × {self.pixels[1]} px."
+        if self.pixels is None:
+            return "."
+        width, height = self.pixels
+        # the page in bytes, and what of it goes on by wire in floats
+        memory = width * height * 3 + min(width * height, MOST_WIRED_PIXELS) * 12
+        needs = f", which takes {_bytes(memory)} to draw" if memory > _LARGE_FIGURE else ""
+        return f"; as one figure in the default layout {width} × {height} px{needs}."
 
 
 def _bytes(number: int) -> str:

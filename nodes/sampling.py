@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ import nodes as host_nodes
 from ..trainer.errors import NO_CLIP
 from .apply import apply_lora, lora_from_file
 from .checkpoint_name import checkpoint_name
+from .first_step import HOOK, FirstSteps
 from .shot import Shot
 
 Lora = Mapping[str, torch.Tensor]
@@ -74,22 +76,44 @@ class Subject:
         }
 
 
+class Clock:
+    """Seconds spent in what it measures."""
+
+    def __init__(self) -> None:
+        self.busy = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy += time.perf_counter() - began
+
+    def sampled(self, sampler: Callable[..., torch.Tensor], *given: Any, **named: Any) -> torch.Tensor:
+        """A wrapper for the host's sampling."""
+        with self.running():
+            samples = sampler(*given, **named)
+            if samples.device.type == "cuda":
+                torch.cuda.synchronize(samples.device)
+            return samples
+
+
 class Studio:
     """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them.
 
     seal: asked about every file that is read. watch: gives what follows a shot's steps, as the host's previews do.
-    say: takes what the user should know of, in sentences. busy: seconds spent in sampling and decoding, all shots
-    together, without what had to be loaded, patched or encoded for them.
+    say: takes what the user should know of, in sentences.
+
+    No MODEL that it makes refers back to it, and who is called back by it calls ``close``: so its models go with it and
+    not at some later collection. A MODEL that dies together with its parent stays in the host's list without a name,
+    and from then on the host collects all garbage whenever it loads something.
     """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.seal: Seal | None = None
-        self.say: Callable[[str], None] = lambda line: None
-        self.busy = 0.0
-        self.watch: Callable[[Any, Shot], OnStep] = lambda model, shot: latent_preview.prepare_callback(
-            model, shot.steps
-        )
+        self._clock = Clock()
+        self.close()
         self._checkpoint: tuple[str, tuple[Any, Any, Any]] = ("", (subject.model, subject.clip, subject.vae))
         self._file: tuple[str, Lora | None] = ("", subject.lora)
         self._adapted_model: tuple[tuple[object, ...], Any] = ((), None)
@@ -97,15 +121,38 @@ class Studio:
         self._clocked: tuple[Any, Any] = (None, None)
         self._texts: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._text_bytes = 0
+        self._first_steps = FirstSteps()
+
+    def close(self) -> None:
+        """Let go of whoever follows."""
+        self.seal: Seal | None = None
+        self.say: Callable[[str], None] = lambda line: None
+        self.watch: Callable[[Any, Shot], OnStep] = lambda model, shot: latent_preview.prepare_callback(
+            model, shot.steps
+        )
+
+    @property
+    def spared(self) -> float:
+        """Seconds of the newest shot's first step, where an earlier shot had taken it; 0 where it took its own."""
+        return self._first_steps.spared
+
+    @property
+    def busy(self) -> float:
+        """Seconds of sampling and decoding, of all shots, without what was loaded, patched or encoded for them."""
+        return self._clock.busy
 
     def take(self, shot: Shot) -> torch.Tensor:
         """The image, (1, H, W, 3) float in [0, 1]."""
         return self.develop(self.expose(shot), shot)
 
     def expose(self, shot: Shot) -> torch.Tensor:
-        """The latents of a shot, (1, C, H/8, W/8): what KSampler gives, with a callback of our own."""
+        """The latents of a shot, (1, C, H/8, W/8): what KSampler gives, with a callback of our own.
+
+        A first step that an earlier shot has taken is not computed again.
+        """
         model, given = self.model(shot), self.latent(shot)
         positive, negative = self.conditioning(shot)
+        self._first_steps.begin(None if any(map(more_than_a_text, (positive, negative))) else shot.first_asked)
         start = comfy.sample.fix_empty_latent_channels(
             model, given["samples"], given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
         )
@@ -119,31 +166,21 @@ class Studio:
     def develop(self, latents: torch.Tensor, shot: Shot) -> torch.Tensor:
         """Latents to pixels with the shot's VAE."""
         vae = self.parts(shot)[2]
-        with self._timed():
+        with self._clock.running():
             return host_nodes.VAEDecode().decode(vae, {"samples": latents})[0]
 
     def clocked(self, model: Any) -> Any:
         """The same MODEL, whose sampling counts as busy from when its weights are in their place."""
         if self._clocked[0] is not model:
             clone = model.clone()
-            clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "mjesec_clock", self._sampled)
+            clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "mjesec_clock", self._clock.sampled)
+            # a MODEL that may act anew at every step is asked at every step
+            if not changes_to_sampling(model):
+                clone.model_options[HOOK] = self._first_steps
+            # the host goes on with the parent of a MODEL that dies: that must be one that outlives both
+            clone.parent = self._checkpoint[1][0]
             self._clocked = (model, clone)
         return self._clocked[1]
-
-    def _sampled(self, sampler: Callable[..., torch.Tensor], *given: Any, **named: Any) -> torch.Tensor:
-        with self._timed():
-            samples = sampler(*given, **named)
-            if samples.device.type == "cuda":
-                torch.cuda.synchronize(samples.device)
-            return samples
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.busy += time.perf_counter() - began
 
     def latent(self, shot: Shot) -> dict[str, Any]:
         """What sampling starts from, in the host's LATENT format: the wire's, or an empty one."""
@@ -169,11 +206,12 @@ class Studio:
             self._checkpoint = ("", (None, None, None))
             self._adapted_model = self._adapted_clip = ((), None)
             self._clocked = (None, None)
+            # the host's bypass of a LoRA leaves layers that refer to themselves
+            gc.collect()
             wires = (self.subject.model, self.subject.clip, self.subject.vae)
-            loaded = host_nodes.CheckpointLoaderSimple().load_checkpoint(shot.checkpoint) if shot.checkpoint else wires
+            self._checkpoint = (shot.checkpoint, _loaded(shot.checkpoint) if shot.checkpoint else wires)
             if self.seal and shot.checkpoint:
                 self.seal.check_checkpoint(shot.checkpoint)
-            self._checkpoint = (shot.checkpoint, tuple(loaded[:3]))  # type: ignore[assignment]
         return self._checkpoint[1]
 
     def lora(self, shot: Shot) -> Lora | None:
@@ -220,6 +258,43 @@ class Studio:
         while self._text_bytes > _MOST_TEXT_BYTES and len(self._texts) > 2:
             self._text_bytes -= _bytes_of(self._texts.popitem(last=False)[1])
         return encoded
+
+
+def _loaded(name: str) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a checkpoint as the host lists it.
+
+    Raises:
+        ValueError: it lacks one of them.
+    """
+    parts = host_nodes.CheckpointLoaderSimple().load_checkpoint(name)[:3]
+    for what, part in zip(("U-Net", "text encoders", "VAE"), parts, strict=True):
+        if part is None:
+            raise ValueError(
+                f"The checkpoint '{name}' has no {what}, and the cells of a checkpoint axis take all of it from the "
+                "file; leave it out of the axis."
+            )
+    return tuple(parts)
+
+
+def changes_to_sampling(model: Any) -> str:
+    """What a MODEL carries that may act anew at every step, by name; empty where it is but weights and patches."""
+    more = [name for name, value in model.model_options.items() if name != "transformer_options" and _is_there(value)]
+    more += [name for name, value in model.model_options.get("transformer_options", {}).items() if _is_there(value)]
+    called = [kept for kinds in (*model.wrappers.values(), *model.callbacks.values()) for kept in kinds.values()]
+    if not more and any((model.injections, model.hook_patches, model.additional_models, *called)):
+        return "hooks or wrappers"
+    return ", ".join(more)
+
+
+def _is_there(value: Any) -> bool:
+    # of tensors and functions nobody can ask whether they are empty
+    return bool(value) if isinstance(value, (dict, list, tuple, set, bool, int, str, type(None))) else True
+
+
+def more_than_a_text(conditioning: Any) -> str:
+    """What a conditioning carries beside one text and its pooled output, by name; empty where there is nothing."""
+    more = sorted({key for entry in conditioning for key in entry[1]} - {"pooled_output"})
+    return ", ".join(more) or ("" if len(conditioning) == 1 else "several entries")
 
 
 def _bytes_of(conditioning: Any) -> int:

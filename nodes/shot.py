@@ -48,6 +48,11 @@ class Shot:
         return self.lora_weight_model != 0 or self.lora_weight_clip != 0
 
     @property
+    def first_asked(self) -> Shot:
+        """All that the model's first prediction depends on, but for latents and sigmas: equal where that is shared."""
+        return replace(self, cfg=1.0, steps=1, sampler="", scheduler="", denoise=1.0)
+
+    @property
     def work(self) -> float:
         """Megapixels times steps times model evaluations a step: what sampling time goes with."""
         evaluations = EVALUATIONS.get(self.sampler, 1) * (1 if self.cfg == 1 else 2)
@@ -124,8 +129,20 @@ def check_axes(base: Shot, axes: Sequence[Axis], wires: Wires) -> None:
 
 
 def half_effects(base: Shot, axes: Sequence[Axis], wires: Wires) -> list[str]:
-    """Sentences about what has less effect than its name says."""
-    weighed = {axis.parameter for axis in axes} & {"lora_weight", "lora_file"}
+    """Sentences about what has less effect than its name says, or none."""
+    varied = {axis.parameter for axis in axes}
+    told = []
+    if "checkpoint" in varied:
+        told.append(
+            "Each checkpoint of the axis comes with its own text encoders and VAE: what is connected to model, clip "
+            "and vae, and whatever nodes have changed of it, is in none of these cells."
+        )
+    return [*told, *_of_lora(base, varied, wires)]
+
+
+def _of_lora(base: Shot, varied: set[str], wires: Wires) -> list[str]:
+    """That a LoRA does not reach what was encoded before."""
+    weighed = varied & {"lora_weight", "lora_file"}
     sockets = [f"{side}_conditioning" for side in ("positive", "negative") if getattr(wires, side)]
     if not sockets or not (weighed or ((wires.lora or base.lora_file) and base.lora_weight_clip)):
         return []

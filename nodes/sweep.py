@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +76,8 @@ class Sweep(io.ComfyNode):
                 io.Float.Input(
                     "lora_weight",
                     default=1.0,
-                    min=-10.0,
-                    max=10.0,
+                    min=-100.0,
+                    max=100.0,
                     step=0.05,
                     tooltip="Strength of the LoRA on U-Net and text encoders: 0 is the base, 1 as trained.",
                 ),
@@ -128,23 +130,20 @@ class Sweep(io.ComfyNode):
             return _dry(refused)
         folder = work_folder()
         watcher = NodeWatcher(cls.hidden.unique_id)
-        sweeping = Sweeping(
-            tuple(axes),
-            shot,
-            Studio(subject),
-            CellStore(folder / "cells"),
-            "exact" if dry else mode,
-            watcher,
-            _graphs(cls),
-        )
-        for line in half_effects(shot, axes, wires):
-            sweeping.note(line)
-        before = sweeping.look().report()
-        watcher.say(before)
-        watcher.show(before)
-        if dry:
-            return _dry(before, *sweeping.notes, *filter(None, (refused,)))
-        grid = sweeping.run()
+        with closing(Studio(subject)) as studio:
+            of_mode = partial(
+                Sweeping, tuple(axes), shot, studio, CellStore(folder / "cells"), watcher=watcher, graph_of=_graphs(cls)
+            )
+            sweeping = of_mode(mode="exact" if dry else mode)
+            for line in half_effects(shot, axes, wires):
+                sweeping.note(line)
+            before = sweeping.look().report()
+            watcher.say(before)
+            watcher.show(before)
+            if dry:
+                in_batches = f"In fast mode: {of_mode(mode='fast').look().brief()}"
+                return _dry(before, in_batches, *sweeping.notes, *filter(None, (refused,)))
+            grid = sweeping.run()
         report = _report(grid, before)
         if grid.failed():
             Attempts.unfinished += 1
@@ -250,7 +249,8 @@ def _too_many(axes: tuple[Axis, ...], most: int) -> str:
 def _report(grid: Grid, before: str) -> str:
     made = [result for result in grid.results if not result.error and result.source == "computed"]
     kept = sum(result.source == "cached" for result in grid.results)
-    seconds = sum(result.seconds for result in made)
+    # not the sum of the cells' seconds: first steps that they share were computed once
+    seconds = grid.about["seconds"]["sampling_and_decoding"]  # type: ignore[index]
     lines = [f"{len(grid.results)} cells: {len(made)} computed in {seconds:.1f} s, {kept} from disk."]
     if failed := grid.failed():
         lines += [f"{len(failed)} failed:", *(f"{index}: {reason}" for index, reason in failed.items())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import comfy.samplers
@@ -24,6 +25,7 @@ PARAMETERS = {
     "LoRA weight, text encoders": "lora_weight_clip",
     "LoRA file": "lora_file",
     "LoRA file: all epochs of a run": "lora_epochs",
+    "LoRA file: all steps of a run": "lora_steps",
     "checkpoint": "checkpoint",
     "prompt": "prompt",
     "prompt: search and replace": "prompt_replace",
@@ -35,7 +37,9 @@ PARAMETERS = {
     "width": "width",
     "height": "height",
 }
-_FOLDERS = {"lora_file": "loras", "lora_epochs": "loras", "checkpoint": "checkpoints"}
+_FOLDERS = {"lora_file": "loras", "lora_epochs": "loras", "lora_steps": "loras", "checkpoint": "checkpoints"}
+# what stands behind the name of a run in the names of the files that it leaves on its way
+_EPOCH, _STEP = r"-(?P<epoch>\d{6})", r"-step(?P<step>\d{8})"
 
 
 class SweepAxis(io.ComfyNode):
@@ -57,7 +61,7 @@ class SweepAxis(io.ComfyNode):
                     multiline=True,
                     tooltip="Values with commas, or a range: 1-10(+3) steps by 3, 0-1[5] takes 5 values. Texts with "
                     'commas: one a line, or in "quotes". Search and replace: what to look for, then its replacements. '
-                    "Size: 512x768. All epochs of a run: the name of its LoRA file.",
+                    "Size: 512x768. All epochs or steps of a run: the name of its LoRA file.",
                 ),
             ],
             outputs=[AxesSocket.Output("axes", tooltip="For Sweep, or for one more Sweep Axis.")],
@@ -71,7 +75,7 @@ class SweepAxis(io.ComfyNode):
             return True
         try:
             # the files of a run may be written by a node before this one
-            if PARAMETERS[parameter] != "lora_epochs":
+            if PARAMETERS[parameter] not in _OF_A_RUN:
                 _axis(PARAMETERS[parameter], values)
         except ValueError as error:
             return str(error)
@@ -105,8 +109,8 @@ def _unknown(parameter: str | None) -> str:
 
 
 def _axis(parameter: str, values: str) -> Axis:
-    if parameter == "lora_epochs":
-        return _epochs(values)
+    if parameter in _OF_A_RUN:
+        return _OF_A_RUN[parameter](values)
     axis = Axis.parse(parameter, values, choices=_choices(parameter))
     if parameter == "size":
         for value in axis.values:
@@ -123,31 +127,52 @@ def _choices(parameter: str) -> list[str] | None:
 
 def _epochs(text: str) -> Axis:
     """The files that a run left at its epochs' ends and its last one, in order, named by their epochs."""
+    files = {file: place["epoch"] for file, place in _files_of_run(text, _EPOCH).items()}
+    # the file of the whole run bears no number and is the last
+    ordered = sorted(files, key=lambda file: (files[file] is None, file))
+    names = [str(int(files[file] or 0)) if files[file] else _told(file, "ss_epoch") or "last" for file in ordered]
+    return Axis("lora_file", tuple(ordered), "Epoch").with_label("Epoch", names)
+
+
+def _steps(text: str) -> Axis:
+    """All files that a run left on its way and its last one, in order, named by their optimizer steps."""
+    found = _files_of_run(text, f"{_EPOCH}|{_STEP}")
+    told = {file: place["step"] or _told(file, "ss_steps") for file, place in found.items()}
+    if missing := [file for file, step in told.items() if not step.isdecimal()]:
+        raise LoraFileError(f"The LoRA '{missing[0]}' does not tell after how many steps it was saved; use LoRA file.")
+    steps = {file: int(step) for file, step in told.items()}
+    # an epoch's end may be the run's: one file of a step is enough, the shortest name being the run's own
+    of_step = {steps[file]: file for file in sorted(found, key=len, reverse=True)}
+    ordered = sorted(of_step)
+    files, names = tuple(of_step[step] for step in ordered), [str(step) for step in ordered]
+    return Axis("lora_file", files, "Step").with_label("Step", names)
+
+
+def _files_of_run(text: str, ending: str) -> dict[str, re.Match[str]]:
+    """The files of one run as the host lists them: its own, and those whose names end as the pattern says.
+
+    Raises:
+        ValueError: several runs are named.
+        LoraFileError: there is no file of such a run.
+    """
     (name, *more) = parse_values("prompt", text.strip())
     if more:
         raise ValueError(f'"{text.strip()}" are several runs; give the LoRA file of one.')
-    stem = str(name).removesuffix(".safetensors")
-    files = sorted(file for file in folder_paths.get_filename_list("loras") if _epoch_of(file, stem) is not None)
-    if not files:
-        raise LoraFileError(f"There is no LoRA of a run '{name}'; give the name of its file as the host lists it.")
-    # the file of the whole run bears no number and is the last
-    files.sort(key=lambda file: (_epoch_of(file, stem) == "", file))
-    names = [str(int(epoch)) if (epoch := _epoch_of(file, stem)) else _last_epoch(file) for file in files]
-    return Axis("lora_file", tuple(files), "Epoch").with_label("Epoch", names)
+    of_run = re.compile(
+        re.escape(str(name).removesuffix(".safetensors").replace("\\", "/")) + rf"(?:{ending})?\.safetensors"
+    )
+    matches = {file: of_run.fullmatch(file.replace("\\", "/")) for file in folder_paths.get_filename_list("loras")}
+    if found := {file: match for file, match in matches.items() if match}:
+        return found
+    raise LoraFileError(f"There is no LoRA of a run '{name}'; give the name of its file as the host lists it.")
 
 
-def _epoch_of(file: str, stem: str) -> str | None:
-    """The digits of an epoch's file, "" for the run's own file, None for a file of another run."""
-    rest = file.replace("\\", "/").removesuffix(".safetensors").removeprefix(stem)
-    if rest == "" and file.replace("\\", "/") == f"{stem}.safetensors":
-        return ""
-    digits = rest.removeprefix("-")
-    return digits if rest.startswith("-") and len(digits) == 6 and digits.isdecimal() else None
-
-
-def _last_epoch(file: str) -> str:
+def _told(file: str, entry: str) -> str:
+    """What the metadata of a LoRA say; empty where they say nothing of it."""
     path = folder_paths.get_full_path("loras", file)
-    return read_metadata(Path(path)).get("ss_epoch", "last") if path else "last"
+    return read_metadata(Path(path)).get(entry, "") if path else ""
 
+
+_OF_A_RUN = {"lora_epochs": _epochs, "lora_steps": _steps}
 
 NODES = [SweepAxis]

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..trainer.samples import Dataset
 from ..trainer.settings import TrainSettings
 from .folders import loras_folder
+from .given_files import GivenFiles
 from .graph_metadata import origin_of
 from .reports import report_shown
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from .training_samples import TrainingSamples
 
 CATEGORY = "Mjesec/training"
-# ComfyUI keeps a node's results: only a changed fingerprint makes it go on with a run that the user stopped early
+# ComfyUI keeps a node's results: only a changed fingerprint makes it go on with a run that the user stopped early, or
+# train one once more whose file the user deleted
 _stopped_runs = 0
+_loras = GivenFiles()
 
 
 class TrainLora(io.ComfyNode):
@@ -59,8 +62,8 @@ class TrainLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: object) -> int:
-        return _stopped_runs
+    def fingerprint_inputs(cls, **inputs: object) -> tuple[int, int]:
+        return _stopped_runs, _loras.fingerprint()
 
     @classmethod
     def execute(
@@ -96,6 +99,7 @@ class TrainLora(io.ComfyNode):
         if result.stopped:
             global _stopped_runs
             _stopped_runs += 1
+        _loras.add([result.path])
         name = host.lora_file_name(result.path, loras_folder())
         shown = {**report_shown(result.report), "mjesec_lora": [name]}
         if job.sampler is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,13 @@ UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.n
 # with a convolution rank kohya adapts every layer of ResnetBlock2D, Downsample2D and Upsample2D as well
 CONVOLUTION_TARGETS = ("conv1", "conv2", "time_emb_proj", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+# what is done, how many of how many
+Stage = Callable[[str, int, int], None]
+_PARTS = {"te1": "CLIP-L", "te2": "bigG", "unet": "the U-Net"}
+
+
+def _nobody(name: str, done: int, total: int) -> None:
+    """Watches what nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,14 @@ class Adapters:
                 module.layer.enable_adapters(True)
 
 
-def add_adapters(parts: Parts, settings: TrainSettings, device: torch.device | None = None) -> Adapters:
+def add_adapters(
+    parts: Parts,
+    settings: TrainSettings,
+    device: torch.device | None = None,
+    stage: Stage = _nobody,
+    *,
+    from_state: bool = False,
+) -> Adapters:
     """Put adapters on the U-Net's 722 linear layers and, if they are trained, the text encoders' 264, or on those
     that the settings choose.
 
@@ -87,6 +102,8 @@ def add_adapters(parts: Parts, settings: TrainSettings, device: torch.device | N
 
     device: where the U-Net is to be, if it is elsewhere: each layer is packed on its way, so that the device never
     holds the network as it was given.
+    stage: told of initial weights that take long, layer by layer; what it raises ends it.
+    from_state: a saved state is loaded next, so that initial weights which take long are left out.
 
     Raises:
         SettingsError: the settings leave no layer to train.
@@ -95,11 +112,12 @@ def add_adapters(parts: Parts, settings: TrainSettings, device: torch.device | N
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every GPU as well, and those generators are the host's
         torch.default_generator.manual_seed(settings.seed % 2**63)
+        adapt = partial(_adapt, settings=settings, device=device, stage=stage, from_state=from_state)
         modules = []
         if settings.trains_text:
-            modules += _adapt(parts.te1, "lora_te1_", "text", settings, device)
-            modules += _adapt(parts.te2, "lora_te2_", "text", settings, device)
-        modules += _adapt(parts.unet, "lora_unet_", "unet", settings, device)
+            modules += adapt(parts.te1, "lora_te1_", "text")
+            modules += adapt(parts.te2, "lora_te2_", "text")
+        modules += adapt(parts.unet, "lora_unet_", "unet")
     if settings.base_storage != "as given":
         pack_unet(parts.unet, settings.base_storage, compute_dtype(settings.precision, device), device)
     if parts.unet.device != device:
@@ -125,7 +143,13 @@ def _wanted(name: str, options: AdapterSettings) -> bool:
 
 
 def _adapt(
-    model: nn.Module, prefix: str, group: str, settings: TrainSettings, device: torch.device
+    model: nn.Module,
+    prefix: str,
+    group: str,
+    settings: TrainSettings,
+    device: torch.device,
+    stage: Stage,
+    from_state: bool,
 ) -> list[AdapterModule]:
     options, dtype = settings.adapter, compute_dtype(settings.precision, device)
     chosen = chosen_layers(model, prefix, group, options)
@@ -142,6 +166,10 @@ def _adapt(
         # autocast casts by itself; peft would copy every input to fp32 first
         module.layer.cast_input_dtype_enabled = dtype == torch.float32
         if isinstance(module, LoraModule):
+            if settings.adapter.initial == "pissa":
+                module = module.start_from_base(from_state=from_state)
+                if not from_state:
+                    stage(f"initial weights of {_PARTS[module.part]}", place + 1, len(modules))
             modules[place] = module = _finished(module, settings, dtype, scratch)
         if settings.base_storage == "fp8":
             # the fused layer widens it by itself
@@ -153,10 +181,8 @@ def _adapt(
 
 
 def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
-    """Its first values, and the way in which it computes."""
+    """The same with the way in which it computes."""
     options = settings.adapter
-    if options.initial == "pissa":
-        module = module.start_from_base()
     if options.drops:
         # what is left out lies between the two products, which the fused layer computes in one
         module.drop(options)

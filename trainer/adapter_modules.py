@@ -135,19 +135,24 @@ class LoraModule(AdapterModule):
 
         self.layer.lora_A[ADAPTER].register_forward_hook(hook)
 
-    def start_from_base(self) -> LoraModule:
+    def start_from_base(self, *, from_state: bool = False) -> LoraModule:
         """PiSSA (Meng et al., 2024): A and B begin as the base's largest singular values.
 
         The paper subtracts B₀A₀ from the base; here the base stays and the same product is subtracted from the output.
+        from_state: a saved state will give all four, so that nothing is decomposed and they stay as peft made them.
+
+        Raises:
+            SettingsError: the rank is larger than the layer's.
         """
         weight, rank = self.layer.get_base_layer().weight, self.down.shape[0]
         if rank > (most := min(weight.flatten(1).shape)):
             raise SettingsError(f"The initial weights pissa need a rank of at most {most} for {self.name}, not {rank}.")
-        initial = principal_factors(weight, rank, self.scale)
-        with torch.no_grad():
-            down, up = (part.view(own.shape) for part, own in zip(initial, (self.down, self.up), strict=True))
-            self.down.copy_(down)
-            self.up.copy_(up)
+        if not from_state:
+            initial = principal_factors(weight, rank, self.scale)
+            with torch.no_grad():
+                down, up = (part.view(own.shape) for part, own in zip(initial, (self.down, self.up), strict=True))
+                self.down.copy_(down)
+                self.up.copy_(up)
         frozen = self.down.detach().clone(), self.up.detach().clone()
 
         def hook(_: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .bands import best_of
 from .errors import LoraFileError, NonFiniteLoss
+from .files import reason
 from .loop import Trainer
 from .lora_file import lora_tensors, save_lora
 from .metadata import RunFacts, lora_metadata
@@ -27,8 +28,8 @@ _MOST_LOSSES = 20_000
 class Checkpoints:
     """The files of one run. ``dataset``: the images that are trained on. ``say``: a line for the user.
 
-    keepsakes: as of the job. writes: False in all but one of several processes; they read the same state.
-    base_hashes: metadata about the base's file.
+    warn: the same for the run's report as well. keepsakes: as of the job. writes: False in all but one of several
+    processes; they read the same state. base_hashes: metadata about the base's file.
     """
 
     def __init__(
@@ -40,17 +41,20 @@ class Checkpoints:
         log: RunLog,
         say: Callable[[str], None],
         *,
+        warn: Callable[[str], None],
         keepsakes: Callable[[], Mapping[str, str]] = dict,
         writes: bool = True,
         base_hashes: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.run, self.outputs, self.base_name, self.dataset = run, outputs, base_name, dataset
-        self.log, self.say, self.writes, self.base_hashes = log, say, writes, base_hashes
+        self.log, self.say, self.warn, self.writes, self.base_hashes = log, say, warn, writes, base_hashes
         self._keepsakes = lru_cache(maxsize=1)(keepsakes)
         self.started = time.time()
         self._saved = time.monotonic()
         # of the state on disk
         self._step = 0
+        # why that is not the latest, in a sentence; empty where the last one was saved
+        self.unsaved = ""
 
     def load(self, trainer: Trainer) -> bool:
         """Put the saved state into a fresh trainer; False where there is none."""
@@ -63,18 +67,60 @@ class Checkpoints:
         if self.writes:
             self.outputs.state.unlink(missing_ok=True)
 
+    @property
+    def whence(self) -> str:
+        """What the run would do if it were queued again: 'go on from step 4' or 'begin anew'."""
+        return f"go on from step {self._step}" if self._step else "begin anew"
+
     def save_state(self, trainer: Trainer) -> None:
-        if self.writes:
-            save_state(self.outputs.state, trainer, self.run)
-        self._saved, self._step = time.monotonic(), trainer.progress.step
+        """Write the state of the trainer's step.
+
+        Raises:
+            LoraFileError: it could not be written; an earlier one is as it was.
+        """
+        try:
+            if self.writes:
+                save_state(self.outputs.state, trainer, self.run)
+            self._step = trainer.progress.step
+        finally:
+            # also of one that failed: the next is due after as long
+            self._saved = time.monotonic()
+
+    def keep_state(self, trainer: Trainer) -> bool:
+        """Whether the state of the trainer's step is on disk, or could be put there; else ``unsaved`` is told."""
+        return self._step == trainer.progress.step or self._try_state(trainer)
+
+    def _try_state(self, trainer: Trainer, *, quiet: bool = False) -> bool:
+        try:
+            self.save_state(trainer)
+        except LoraFileError as error:
+            self.unsaved = (
+                f"The state as of step {trainer.progress.step} could not be saved to '{self.outputs.folder}' "
+                f"({reason(error)}); make room there: as it is, the run would {self.whence} if it were queued again."
+            )
+            if not quiet:
+                self.warn(self.unsaved)
+            return False
+        self.unsaved = ""
+        return True
 
     def loras_after(self, trainer: Trainer, *, wanted: bool) -> None:
         """Write the LoRA files that are due at the trainer's step; ``wanted``: the user asked for one now."""
-        self._save_due(trainer, self._epoch_files(trainer), self._step_files(trainer, wanted=wanted))
+        due = self._step_files(trainer)
+        self._save_due(trainer, self._epoch_files(trainer), due)
+        if wanted and not due:
+            self._save_wanted(trainer, self.outputs.of_step(trainer.progress.step))
+
+    def _save_wanted(self, trainer: Trainer, path: Path) -> None:
+        # a file that only the user wants is no reason to lose a training
+        try:
+            self._save_due(trainer, [], [path])
+        except LoraFileError as error:
+            self.warn(f"{path.name} could not be saved as asked ({reason(error)}); training goes on.")
 
     def catch_up(self, trainer: Trainer) -> None:
         """Write what was due at the step from which a run goes on and is missing: it may have ended in between."""
-        epochs, steps = self._epoch_files(trainer), self._step_files(trainer, wanted=False)
+        epochs, steps = self._epoch_files(trainer), self._step_files(trainer)
         self._save_due(trainer, *([path for path in paths if not path.exists()] for paths in (epochs, steps)))
         if mark_of(self.outputs.best) != self._mark(trainer, self.outputs.best):
             self.save_if_best(trainer)
@@ -93,11 +139,11 @@ class Checkpoints:
             self.save_lora(trainer, self.outputs.best)
 
     def state_after(self, trainer: Trainer, *, wanted: bool) -> None:
-        """Save the state if it is due, or ``wanted``."""
+        """Save the state if it is due, or ``wanted``; one that cannot be saved is told once and due again later."""
         saving, seconds = trainer.settings.saving, time.monotonic() - self._saved
         late = saving.state_seconds and seconds >= saving.state_seconds
         if wanted or late or (saving.state_steps and trainer.progress.step % saving.state_steps == 0):
-            self.save_state(trainer)
+            self._try_state(trainer, quiet=bool(self.unsaved) and not wanted)
 
     def _epoch_files(self, trainer: Trainer) -> list[Path]:
         """The file that is due at the trainer's step, or none."""
@@ -107,11 +153,11 @@ class Checkpoints:
         epoch = trainer.plan.epoch_of(step - 1) + 1
         return [self.outputs.of_epoch(epoch)] if epoch % every == 0 else []
 
-    def _step_files(self, trainer: Trainer, *, wanted: bool) -> list[Path]:
-        """The same; ``wanted``: also where none is due."""
+    def _step_files(self, trainer: Trainer) -> list[Path]:
+        """The same."""
         every, step = trainer.settings.saving.lora_steps, trainer.progress.step
         due = every and step % every == 0 and 0 < step < trainer.settings.steps
-        return [self.outputs.of_step(step)] if wanted or due else []
+        return [self.outputs.of_step(step)] if due else []
 
     @contextlib.contextmanager
     def nothing_lost(self, trainer: Trainer) -> Iterator[None]:
@@ -126,15 +172,12 @@ class Checkpoints:
                 self._keep_state(trainer)
             else:
                 # weights that are ahead of the number of steps must not take the good state's place
-                whence = f"go on from step {self._step}" if self._step else "begin anew"
-                self.say(f"Stopped amid the update of step {trainer.progress.step + 1}; queue again to {whence}.")
+                self.say(f"Stopped amid the update of step {trainer.progress.step + 1}; queue again to {self.whence}.")
             raise
 
     def _keep_state(self, trainer: Trainer) -> None:
-        if step := trainer.progress.step:
-            with contextlib.suppress(LoraFileError):
-                self.save_state(trainer)
-                self.say(f"Stopped after step {step}; queue again to go on from there.")
+        if (step := trainer.progress.step) and self._try_state(trainer):
+            self.say(f"Stopped after step {step}; queue again to go on from there.")
 
     def _keep_last_good(self, trainer: Trainer, error: NonFiniteLoss) -> None:
         """Saves the LoRA as of the last good step and says in the error where it is."""

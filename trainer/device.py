@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,14 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def has_all_kernels(device: torch.device) -> bool:
+    """Whether torch's foreach functions and fused optimizers are whole there.
+
+    On Apple's MPS the first are refused, and the second take a step although a flag on the device says not to.
+    """
+    return device.type in ("cuda", "cpu")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -51,10 +60,15 @@ def _trim_graphs(device: torch.device) -> None:
             driver.cuDeviceGraphMemTrim(handle)
 
 
+def _spills() -> bool:
+    """Whether the GPU's driver is Windows' own, as it is under WSL2, whose Linux kernel bears Microsoft's name."""
+    return sys.platform == "win32" or "microsoft" in platform.release().lower()
+
+
 @contextmanager
 def no_spill(device: torch.device) -> Iterator[None]:
     """Let a full GPU be an error on Windows too, whose driver would go on in system memory, a hundred times slower."""
-    if device.type != "cuda" or sys.platform != "win32":
+    if device.type != "cuda" or not _spills():
         yield
         return
     free, total = torch.cuda.mem_get_info(device)

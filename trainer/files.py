@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import LoraFileError
+
+# seconds
+_WAITS = (0.05, 0.1, 0.2, 0.3, 0.4)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -22,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(scratch)
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        _rename(scratch, path)
         _flush_folder(path.parent)
     except Exception as error:
         # safetensors reports a full disk as its own error type, with the system's words inside
@@ -38,6 +42,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             scratch.unlink(missing_ok=True)
 
 
+def _rename(scratch: Path, path: Path) -> None:
+    """Windows refuses while anybody has the old file open, a virus scanner or a list of models: mostly not for long."""
+    for seconds in _WAITS:
+        try:
+            os.replace(scratch, path)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    os.replace(scratch, path)
+
+
 def _flush_folder(folder: Path) -> None:
     """Make a rename outlast a power cut, where the system lets a folder be flushed."""
     with contextlib.suppress(OSError):
@@ -48,5 +64,10 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _words(error: Exception) -> str:
+def reason(error: LoraFileError) -> str:
+    """Why a file was not written, without a full stop: the system's words where it has some."""
+    return _words(error.__cause__ or error).rstrip(".")
+
+
+def _words(error: BaseException) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from blake3 import blake3
 
 from .samples import Dataset
 from .sdxl import scaled_linear_alpha_bar
@@ -25,11 +26,13 @@ _LEFT_OUT = (
 
 
 def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] | None = None) -> str:
-    """SHA-256 over those of the tensors of a state dict, in the order of the names; several are hashed at once.
+    """BLAKE3 over those of the tensors of a state dict, in the order of the names; several are hashed at once.
 
-    ``on_bytes`` is told the size of each tensor once it is hashed.
+    Seven gigabytes are hashed before the first step of a run and before the first cell of a sweep: where the processor
+    has no instructions for SHA-256, BLAKE3 takes a tenth of its time. ``on_bytes`` is told the size of each tensor once
+    it is hashed.
     """
-    digest = hashlib.sha256()
+    digest = blake3()
     names = sorted(state)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         for name, own in zip(names, pool.map(_tensor_digest, names, map(state.__getitem__, names)), strict=True):
@@ -42,7 +45,7 @@ def weights_fingerprint(state: Mapping[str, torch.Tensor], on_bytes: Callable[[i
 def _tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
     """Of name, dtype, shape and bytes."""
     tensor = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest = blake3(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.digest()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .dataset import MOST_REPEATS
 from .errors import SettingsError
-from .kohya_keys import MUST_BE_OFF
+from .kohya_keys import MUST_BE_OFF, NO_SAMPLES, SAMPLE_KEYS
 from .kohya_settings import read_settings
 from .kohya_text import KohyaText, Read, Subset, parse_kohya
 from .kohya_values import Keys
@@ -114,6 +114,8 @@ class KohyaConfig:
             raise SettingsError("\n".join([*keys.refused.values(), str(error)])) from error
         for key in (*instead, *(key for key, name in _OVERRIDDEN.items() if name in overrides)):
             keys.idle_for("another value is given beside the configuration", key)
+        if not in_graph:
+            keys.idle_for(NO_SAMPLES, *filter(keys.given, SAMPLE_KEYS))
         keys.finish()
         if keys.refused:
             raise SettingsError("\n".join(keys.refused.values()))

@@ -13,6 +13,7 @@ _HUB = "nothing is ever uploaded or downloaded"
 _LOGS = "every run writes its own log"
 _STATE = "the state of every run is saved by itself, and an interrupted run goes on from it"
 _SAMPLES = "sample pictures are made by the graph, not by the configuration"
+NO_SAMPLES = "the command line draws no sample pictures; in ComfyUI, Training Samples does"
 _DATASET_CACHE = "images are read once and cached by their content"
 
 NO_EFFECT: dict[str, str] = {
@@ -92,6 +93,8 @@ NO_EFFECT: dict[str, str] = {
     "metadata_is_negative_embedding": "it belongs to textual inversion",
     "network_multiplier": "sd-scripts writes it into its own data and reads it for LoRA only as 1",
 }
+
+SAMPLE_KEYS = tuple(key for key, reason in NO_EFFECT.items() if reason == _SAMPLES)
 
 # key: (values that are as good as none, what to do about any other)
 MUST_BE_OFF: dict[str, tuple[tuple[object, ...], str]] = {

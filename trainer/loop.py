@@ -14,6 +14,7 @@ from .adapter import Adapters
 from .bands import Validation
 from .compiled import NO_COMPILER, is_compilers
 from .data import Example
+from .device import has_all_kernels
 from .ema import RunningMean
 from .errors import NonFiniteLoss, SettingsError
 from .graphs import Graphs
@@ -85,7 +86,8 @@ class Trainer(Objective):
         self.optimizer = make_optimizer(adapters, settings)
         self.schedule = make_schedule(self.optimizer, settings)
         # torch's fused ones leave the weights alone where a flag on the device says so: nobody needs to look first
-        self._looks_itself = bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
+        flagged = bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
+        self._looks_itself = flagged and has_all_kernels(device)
         # schedule-free optimizers hold other weights while they train than those that are the result
         self._averages = hasattr(self.optimizer, "train") and hasattr(self.optimizer, "eval")
         if self._averages:

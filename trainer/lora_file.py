@@ -7,7 +7,6 @@ kohya-ss/sd-scripts' networks.lora writes and A1111, Forge and ComfyUI read them
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +18,12 @@ from safetensors.torch import save
 
 from .errors import LoraFileError
 from .files import write_atomically
+from .header import fitting, with_fitting_tags
 from .precision import DTYPES
 
 if TYPE_CHECKING:
     from .adapter import Adapters
 
-MAX_HEADER = 0x100000 - 64  # ComfyUI's own limit, and room for the padding
 _IN_FILE = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 # what a file says about itself, beside pictures and graphs that are kept with it
 _OWN = ("ss_", "sshs_", "modelspec.", "mjesec_run", "mjesec_losses", "mjesec_validation")
@@ -66,7 +65,8 @@ def save_lora(
 ) -> None:
     """Write the file, hashes included; a file of that name is replaced only when the new one is whole.
 
-    ``extra``: entries that go in as long as the header stays below the 1 MiB that hosts read, the first ones first.
+    The header stays below the 1 MiB that hosts read: of kohya's tags the rarest are left out for that, and of
+    ``extra``, further entries, the last ones.
 
     Raises:
         LoraFileError: a value is not finite, or the file could not be written.
@@ -77,37 +77,14 @@ def save_lora(
                 f"'{path.name}' was not written: '{name}' holds values that are too large for {tensor.dtype} or no "
                 "numbers; lower the learning rate."
             )
-    full = {**metadata, **hashes(tensors, metadata)}
-    data = save(dict(tensors), {**_fitting(tensors, full, extra or {}), **full})
+    own = with_fitting_tags(tensors, metadata)
+    full = {**own, **hashes(tensors, own)}
+    data = save(dict(tensors), {**fitting(tensors, full, extra or {}), **full})
 
     def write(scratch: Path) -> None:
         scratch.write_bytes(data)
 
     write_atomically(path, write)
-
-
-def _fitting(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], extra: Mapping[str, str]
-) -> dict[str, str]:
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    # as the header has it, with offsets as long as the longest
-    entries = {
-        name: {"dtype": "F8_E4M3", "shape": list(tensor.shape), "data_offsets": [total, total]}
-        for name, tensor in tensors.items()
-    }
-    room = MAX_HEADER - len(_header({"__metadata__": metadata, **entries}))
-    found: dict[str, str] = {}
-    for name, value in extra.items():
-        room -= (needed := len(_header({name: value})))
-        if room < 0:
-            room += needed
-        else:
-            found[name] = value
-    return found
-
-
-def _header(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -148,7 +125,8 @@ def read_lora(path: Path) -> dict[str, torch.Tensor]:
         LoraFileError: the file is no safetensors file.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        # copied: whoever held on to the file itself would keep Windows from replacing or deleting it
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from .data import Example
+from .header import TAGS_KEY
 from .optimizer_names import class_name
 from .options import AdapterSettings
 from .samples import Dataset, printable
@@ -104,7 +105,7 @@ def lora_metadata(
         "ss_bucket_info": json.dumps(_bucket_info(examples)),
         "ss_dataset_dirs": json.dumps(_folders(dataset, regularisation=False), ensure_ascii=False),
         "ss_reg_dataset_dirs": json.dumps(_folders(dataset, regularisation=True), ensure_ascii=False),
-        "ss_tag_frequency": json.dumps(_tag_frequency(dataset), ensure_ascii=False),
+        TAGS_KEY: json.dumps(_tag_frequency(dataset), ensure_ascii=False),
         "ss_sd_model_name": facts.base_name,
         **facts.base_hashes,
         "modelspec.sai_model_spec": "1.0.0",

@@ -14,6 +14,7 @@ from transformers.optimization import Adafactor
 from .adafactor import StackedAdafactor
 from .adapter import Adapters
 from .arguments import parse_arguments
+from .device import has_all_kernels
 from .errors import SettingsError
 from .optimizer_names import class_name
 from .settings import TrainSettings
@@ -138,10 +139,11 @@ def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.op
     arguments: dict[str, object] = {"lr": max(group["lr"] for group in groups)}  # type: ignore[type-var]
     if "weight_decay" in inspect.signature(found).parameters:
         arguments["weight_decay"] = settings.weight_decay
-    if settings.optimizer == "adamw":
+    device = groups[0]["params"][0].device  # type: ignore[index]
+    if settings.optimizer == "adamw" and has_all_kernels(device):
         arguments["fused"] = True
     if found is Adafactor:
-        if _on_gpu(groups):
+        if device.type == "cuda":
             found = StackedAdafactor
         own = settings.adafactor_relative_step
         arguments |= {"scale_parameter": own, "relative_step": own, "warmup_init": False}
@@ -159,10 +161,6 @@ def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.op
         raise SettingsError(
             f"{found.__name__} does not take the arguments '{text}' ({error}); correct them or leave them empty."
         ) from error
-
-
-def _on_gpu(groups: list[dict[str, object]]) -> bool:
-    return any(weight.device.type == "cuda" for group in groups for weight in group["params"])  # type: ignore[attr-defined]
 
 
 def _own_arguments(found: type[torch.optim.Optimizer], settings: TrainSettings) -> dict[str, object]:
@@ -227,4 +225,6 @@ def effective_rates(optimizer: torch.optim.Optimizer, parameter_cap: int | None 
 
 def gradient_norm(parameters: list[nn.Parameter], maximum: float) -> torch.Tensor:
     """Clip the joint gradient norm in place and return the norm before it; ``maximum`` 0 only measures."""
-    return nn.utils.clip_grad_norm_(parameters, maximum if maximum > 0 else float("inf"), foreach=True)
+    # None: as torch does elsewhere, where asking for it may be an error
+    foreach = True if has_all_kernels(parameters[0].device) else None
+    return nn.utils.clip_grad_norm_(parameters, maximum if maximum > 0 else float("inf"), foreach=foreach)

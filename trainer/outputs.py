@@ -101,7 +101,7 @@ def find_place(name: str, run: str, precision: str, loras: Path, work: Path) -> 
         path = loras / f"{name}{f'_{number}' if number > 1 else ''}.safetensors"
         if _holds(path, run, precision):
             return Place(Outputs(path, folder), True, taken=taken)
-        if not path.exists() and all(run_of(file) == run for file in _files_on_the_way(path)):
+        if not path.exists() and all(run_of(file) == run for file in files_on_the_way(path)):
             return Place(Outputs(path, folder), False, _twin(folder, run, precision, loras), taken)
         taken = taken or f"{path.name} {_other(path, run)}"
         number += 1
@@ -164,10 +164,16 @@ def run_folder(work: Path, run: str) -> Path:
     return work / "runs" / folder_name(run)
 
 
-def _files_on_the_way(path: Path) -> list[Path]:
+def files_on_the_way(path: Path) -> list[Path]:
     """What a run to ``path`` left or may leave beside it: files of its epochs and of single steps."""
     beside = path.parent.glob(f"{glob.escape(path.stem)}-*.safetensors")
-    return [file for file in beside if _ON_THE_WAY.fullmatch(file.stem[len(path.stem) :])]
+    return [file for file in beside if beside_name(file.name, path)]
+
+
+def beside_name(name: str, path: Path) -> bool:
+    """Whether a run to ``path`` gives a file this name on the way."""
+    ending = name.removeprefix(path.stem).removesuffix(".safetensors")
+    return name == f"{path.stem}{ending}.safetensors" and bool(ending) and _ON_THE_WAY.fullmatch(ending) is not None
 
 
 def mark_of(path: Path) -> str | None:

@@ -37,3 +37,8 @@ def _cpu_has(name: str) -> bool:
     # older torch cannot say; it computes as it is told, as every torch did
     asked = getattr(torch.cpu, f"_is_{name}_supported", None)
     return True if asked is None else bool(asked())
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers as float64 on the CPU, detached: not every device has that format, Apple's MPS for one."""
+    return tensor.detach().cpu().double()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .copies import copy_run
 from .errors import BrokenImages, DatasetError
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
-from .lora_file import copy_lora
 from .optim import check_optimizer
 from .outputs import Place, find_place, forget_finished, stored_losses, stored_validation, unfinished
 from .packed import check_storage
@@ -41,11 +41,8 @@ def _train(job: Job) -> Result:
         raise DatasetError(
             "The processes see different images, settings or base weights; give every machine the same files."
         )
-    place, done = job.processes.from_main(lambda: _looked_up(job, run))
+    place, done, fate = job.processes.from_main(lambda: _looked_up(job, run))
     if done is not None:
-        fate = "it is used as it is. To train once more, delete it and its copies."
-        if place.twin is not None:
-            fate = f"{done.path.name} is a copy of it."
         job.say(f"{(place.twin or done.path).name} holds this very run already; {fate}")
         return replace(done, report="\n".join(job.lines))
     check_storage(job.settings.base_storage)
@@ -60,18 +57,14 @@ def _train(job: Job) -> Result:
     return Session(job, run, place.outputs).train()
 
 
-def _looked_up(job: Job, run: str) -> tuple[Place, Result | None]:
-    """The run's place, and what came of it where it is finished."""
+def _looked_up(job: Job, run: str) -> tuple[Place, Result | None, str]:
+    """The run's place, and where it is finished what came of it and what was done about that."""
     settings, folders = job.settings, job.folders
     place = find_place(settings.output_name, run, settings.save_precision, folders.loras, folders.work)
-    path = place.outputs.lora
+    path, fate = place.outputs.lora, "it is used as it is. To train once more, delete it and its copies."
     if place.twin is not None:
-        keepsakes, mean_of = job.keepsakes(), place.outputs.mean_of
-        # first: the file itself says that the run is finished
-        if mean_of(place.twin).exists():
-            copy_lora(mean_of(place.twin), mean_of(path), keepsakes)
-        copy_lora(place.twin, path, keepsakes)
+        fate = copy_run(place, run, job.keepsakes())
     elif not place.finished:
-        return place, None
+        return place, None, ""
     forget_finished(place)
-    return place, Result(path, stored_losses(path), "", reused=True, validation=stored_validation(path))
+    return place, Result(path, stored_losses(path), "", reused=True, validation=stored_validation(path)), fate

@@ -13,7 +13,7 @@ from .base_hashes import BaseHashes
 from .checkpoints import Checkpoints
 from .data import Example, Plan, prepare
 from .device import give_back
-from .errors import BrokenImages, DatasetError, ImageError
+from .errors import BrokenImages, DatasetError, ImageError, LoraFileError
 from .job import Job, Result
 from .journal import Journal
 from .latents import LatentsCache
@@ -55,7 +55,7 @@ class Session:
         self.journal = Journal(job, outputs)
         self.log = self.journal.log
         self.previews = Previews(job, outputs, self.log)
-        self.hashes = BaseHashes(job.base.file, job.folders.work / "hashes")
+        self.hashes = BaseHashes(job.base.file, job.folders.work / "hashes", self._on_hashing)
         self.files = Checkpoints(
             run,
             outputs,
@@ -63,6 +63,7 @@ class Session:
             self.training,
             self.log,
             job.watcher.say,
+            warn=job.say,
             keepsakes=job.keepsakes,
             writes=job.processes.main,
             base_hashes=self.hashes.get,
@@ -85,11 +86,15 @@ class Session:
                 self.log.end("failed", str(error))
             raise
         except BaseException as error:
-            self.log.end("failed" if isinstance(error, Exception) else "stopped", str(error) or "Interrupted.")
+            told = " ".join(filter(None, (str(error) or "Interrupted.", self.files.unsaved)))
+            self.log.end("failed" if isinstance(error, Exception) else "stopped", told)
             raise
         finally:
             self.hashes.end()
             self.journal.close()
+
+    def _on_hashing(self, done: int, total: int) -> None:
+        self.job.watcher.stage("hash of the checkpoint", done, total)
 
     def _prepare(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         job = self.job
@@ -155,10 +160,15 @@ class Session:
         return self._finished(trainer, validator, early=reason == "enough")
 
     def _trainer(self) -> Trainer:
-        """Networks, adapters and optimizer as of the saved state, or as of the beginning."""
+        """Networks, adapters and optimizer as of the saved state, or as of the beginning.
+
+        Raises:
+            LoraFileError: the saved state is damaged, or went while the networks were made.
+        """
         with sentence_for_shortage(*_BUILDING):
-            parts = self.job.parts()
-            adapters = add_adapters(parts, self.settings, self.job.device)
+            parts, state = self.job.parts(), self.outputs.state
+            saved = self.job.processes.from_main(state.exists)
+            adapters = add_adapters(parts, self.settings, self.job.device, self.job.watcher.stage, from_state=saved)
             trainer = Trainer(
                 parts,
                 adapters,
@@ -170,7 +180,9 @@ class Session:
                 self.job.say,
             )
             self._spare_memory(trainer)
-            self.files.load(trainer)
+            # the adapters of a state may have no initial weights of their own
+            if not self.files.load(trainer) and saved:
+                raise LoraFileError(f"The saved state '{state}' is gone; queue again to begin anew.")
         return trainer
 
     def _spare_memory(self, trainer: Trainer) -> None:
@@ -242,7 +254,11 @@ class Session:
                 if not (control.stopping and trainer.progress.step):
                     self._steps(trainer, on_step)
             except _Leave as leave:
-                self.files.save_state(trainer)
+                if leave.reason in ("paused", "samples"):
+                    # all that is kept while the memory is lent back
+                    self.files.save_state(trainer)
+                elif leave.reason == "enough":
+                    self.files.keep_state(trainer)
                 return leave.reason
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
 
@@ -268,8 +284,12 @@ class Session:
         """The LoRA as it is, in a file of its own: the run's name stays free for the run's end."""
         step = trainer.progress.step
         path = self.outputs.of_step(step)
-        self.files.save_lora(trainer, path)
-        told = f"Stopped at step {step} of {self.settings.steps} as asked; queue again to go on from there."
+        with self.files.nothing_lost(trainer):
+            # first: the state is many times as large, and must not take its room
+            self.files.save_lora(trainer, path)
+            kept = self.files.keep_state(trainer)
+        whence = "go on from there" if kept else self.files.whence
+        told = f"Stopped at step {step} of {self.settings.steps} as asked; queue again to {whence}."
         self.job.say(told)
         result = self._report(trainer, validator, path, stopped=True)
         self.log.end("stopped", told, path.name)

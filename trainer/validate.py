@@ -12,6 +12,7 @@ from .checkpoints import Checkpoints
 from .data import Example, collate
 from .loop import Trainer
 from .noise import step_generator
+from .precision import widened
 from .run_log import RunLog
 
 OnItem = Callable[[int, int], None]
@@ -32,7 +33,7 @@ def band_losses(trainer: Trainer, examples: Sequence[Example], on_item: OnItem) 
         losses = []
         for piece in timesteps.split(trainer.processes.most_rows(trainer.settings.batch_size)):
             batch = collate([example] * len(piece), [example.latents.mean] * len(piece))
-            losses.append(trainer.loss_per_image(batch, generator, piece).double().cpu())
+            losses.append(widened(trainer.loss_per_image(batch, generator, piece)))
         totals += torch.cat(losses)
         on_item(number + 1, len(examples))
     return tuple((totals / len(examples)).tolist())

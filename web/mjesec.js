@@ -1,4 +1,5 @@
 /** Mjesec's extension of the graph editor. Every node works without it; it only shows more and saves steps. */
+import { addChooser } from './axis/on_node.mjs'
 import { addDatasetPreview } from './dataset/on_node.mjs'
 import { addFigureViewer } from './figure/on_node.mjs'
 import { app } from './host.mjs'
@@ -20,6 +21,7 @@ app.registerExtension({
     addDatasetPreview(node)
     addLoraInfo(node)
     addTrainingPanel(node)
+    addChooser(node)
   },
   getNodeMenuItems(/** @type {any} */ node) {
     return loraMenu(node)

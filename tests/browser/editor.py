@@ -44,6 +44,7 @@ SETTINGS = {
 HOSTS_OWN_ERRORS = ("ComfyApp graph accessed before initialization", "/user.css", "z_image_turbo", "/en.md")
 READY = "() => window.app?.extensionManager && window.app.graph && !document.querySelector('#splash-loader')"
 
+EMPTY_PLACE = (720, 880)  # of the canvas, in pixels of the page
 # brings a node into view, and returns where on the page its button is
 BUTTON_PLACE = """([kind, label]) => {
     const node = window.app.canvas.graph.nodes.find(node => node.comfyClass === kind)
@@ -82,6 +83,16 @@ SOCKET_PLACE = """([id, side, name]) => {
     const { ds, canvas } = window.app.canvas, area = canvas.getBoundingClientRect()
     return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
 }"""
+
+# what is open, for messages of tests that fail
+SHOWN = """() => ({
+    address: location.href,
+    tab: document.title,
+    nodes: window.app.graph.nodes.length,
+    inSubgraph: window.app.canvas.graph !== window.app.graph,
+    focus: document.activeElement?.outerHTML.slice(0, 200),
+    dialogs: [...document.querySelectorAll('dialog, [role=dialog]')].map(each => each.textContent.slice(0, 200)),
+})"""
 
 
 def chromium_path() -> str | None:
@@ -189,9 +200,17 @@ class Editor:
         self.settle()
 
     def new_graph(self) -> None:
-        """An empty workflow in a tab of its own."""
-        self.command("Comfy.NewBlankWorkflow")
-        self.page.wait_for_function("() => window.app.graph.nodes.length === 0")
+        """An empty workflow in a tab of its own.
+
+        All graphs in API form have one id, by which the editor's router finds tabs: while the address still follows
+        the last move between graphs, it may bring back an older tab.
+        """
+        for _ in range(5):
+            self.command("Comfy.NewBlankWorkflow")
+            with contextlib.suppress(TimeoutError):
+                self.page.wait_for_function("() => window.app.graph.nodes.length === 0", timeout=8000)
+                return
+        raise AssertionError(f"no empty workflow came, but {self.js(SHOWN)}")
 
     def command(self, name: str) -> None:
         """One of the editor's own commands, as its menus and keys give them."""
@@ -246,10 +265,16 @@ class Editor:
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
         self.settle()
 
+    def press_run(self) -> None:
+        # while the pointer rests on a workflow's tab, a preview of that graph lies over the button
+        self.page.mouse.move(*EMPTY_PLACE)
+        self.page.locator(".workflow-popover-fade").wait_for(state="hidden")
+        self.page.get_by_test_id("queue-button").click()
+
     def queue(self, timeout_s: float = 120) -> list[Path]:
         """Presses Run and waits for the prompt to end well; returns the files in the output folder that it reports."""
         before = set(self.host.get("/history"))
-        self.page.get_by_test_id("queue-button").click()
+        self.press_run()
         ends = time.monotonic() + timeout_s
         while not (new := self.host.get("/history").keys() - before):
             assert time.monotonic() < ends, f"the prompt did not end in {timeout_s:.0f} s"
@@ -275,14 +300,15 @@ class Editor:
     def press_until(self, keys: str, condition: str) -> None:
         """Presses keys until the page shows what they bring.
 
-        On a busy machine a node that grows while it is drawn is a step of its own to the editor's undo.
+        On a busy machine a node that grows while it is drawn is a step of its own to the editor's undo, and the
+        editor's address may still follow the last move between graphs.
         """
         for _ in range(5):
             self.page.keyboard.press(keys)
             with contextlib.suppress(TimeoutError):
                 self.page.wait_for_function(condition, timeout=8000)
                 return
-        raise AssertionError(f"{keys} did not bring {condition}")
+        raise AssertionError(f"{keys} did not bring {condition}: {self.js(SHOWN)}")
 
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""

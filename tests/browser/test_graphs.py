@@ -108,6 +108,34 @@ def test_nodes_are_found_by_what_others_call_them_wired_copied_and_undone(editor
     assert editor.prompt() == wired
 
 
+def test_an_axis_is_filled_by_choosing_names(editor: Editor) -> None:
+    loras = editor.host.output / "loras"
+    loras.mkdir(parents=True, exist_ok=True)
+    for name in ("chosen", "chosen-000001", "with, comma"):
+        (loras / f"{name}.safetensors").write_bytes(b"listed by its name alone")
+    editor.open_api({"1": node("MjesecSweepAxis", parameter="LoRA file", values="chosen.safetensors")})
+    dialog = editor.page.get_by_role("dialog")
+
+    def values() -> str:
+        return str(editor.prompt()["1"]["inputs"]["values"])
+
+    editor.press("MjesecSweepAxis", "Choose")
+    expect(dialog.get_by_label("chosen.safetensors", exact=True)).to_be_checked()
+    dialog.get_by_label("Filter").fill("comma")
+    expect(dialog.get_by_label("chosen.safetensors", exact=True)).to_be_hidden()
+    dialog.get_by_label("with, comma.safetensors").check()
+    editor.shot(f"axis_choose_{editor.renderer}")
+    dialog.get_by_role("button", name="Use 2").click()
+    expect(dialog).to_be_hidden()
+    assert values().splitlines() == ["chosen.safetensors", "with, comma.safetensors"]
+
+    editor.js("() => { window.app.graph.nodes[0].widgets[0].value = 'LoRA file: all epochs of a run' }")
+    editor.press("MjesecSweepAxis", "Choose")
+    dialog.get_by_role("button", name="chosen.safetensors", exact=True).click()
+    expect(dialog).to_be_hidden()
+    assert values() == "chosen.safetensors"
+
+
 def test_in_a_subgraph_our_nodes_run_and_their_buttons_work(editor: Editor) -> None:
     editor.open_api(sweep("(lora input)", AXES, steps=1))
     flat = editor.prompt()
@@ -132,8 +160,7 @@ def test_in_a_subgraph_our_nodes_run_and_their_buttons_work(editor: Editor) -> N
     editor.page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
     assert not editor.js(AT_TOP)
-    editor.page.keyboard.press("Escape")
-    editor.page.wait_for_function(AT_TOP)
+    editor.press_until("Escape", AT_TOP)
 
 
 def test_a_saved_workflow_is_the_same_after_a_reload_and_in_its_file(editor: Editor) -> None:

@@ -138,7 +138,7 @@ def running(editor: Editor) -> Iterator[str]:
     """The id of a run that has been queued by the button and trains; its panel is in view."""
     name = f"watched_{next(numbers)}"
     open_workflow(editor, long_training(name), name)
-    editor.page.get_by_test_id("queue-button").click()
+    editor.press_run()
     wait_for_step(panel_of(editor.page), 2)
     yield run_named(editor.host, name)["id"]
     editor.host.interrupt()
@@ -162,7 +162,7 @@ def test_the_quickstart_is_watched_paused_and_stopped_by_clicking(editor: Editor
     panel = panel_of(page)
     # nothing yet, or the run that the other renderer's turn of this test left
     expect(panel).to_contain_text(re.compile("Queue the graph|stopped"))
-    page.get_by_test_id("queue-button").click()
+    editor.press_run()
 
     expect_state(panel, "training")
     wait_for_step(panel, 3)
@@ -210,6 +210,7 @@ def assert_nothing_is_missing(page: Page, run: str) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_two_tabs_show_and_steer_the_same_run(running: str, editor: Editor) -> None:
     other = Editor(editor.page.context.new_page(), editor.host, editor.renderer)
     other.load()
@@ -236,6 +237,7 @@ def run_of(host: Host, run: str) -> dict[str, Any]:
     return dict(host.get(f"/mjesec/runs/{run}")["run"])
 
 
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_a_lost_connection_leaves_no_gap(running: str, editor: Editor) -> None:
     panel = panel_of(editor.page)
     before = step_of(panel)
@@ -379,6 +381,7 @@ def put_hostile_run(host: Host) -> str:
     return run
 
 
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
 def test_hostile_texts_of_a_log_stay_texts(editor: Editor) -> None:
     put_hostile_run(editor.host)
     editor.load()
@@ -402,7 +405,7 @@ def test_hostile_texts_of_a_log_stay_texts(editor: Editor) -> None:
 def test_a_restarted_host_tells_of_the_run_that_it_killed_and_goes_on_with_it(editor: Editor) -> None:
     page, host, name = editor.page, editor.host, f"killed_{next(numbers)}"
     open_workflow(editor, long_training(name), name)
-    page.get_by_test_id("queue-button").click()
+    editor.press_run()
     panel = panel_of(page)
     wait_for_step(panel, 2)
     press(panel, "Save now")
@@ -424,7 +427,7 @@ def test_a_restarted_host_tells_of_the_run_that_it_killed_and_goes_on_with_it(ed
     assert not [problem for problem in editor.problems if problem.startswith("uncaught")]
     editor.problems.clear()
 
-    page.get_by_test_id("queue-button").click()
+    editor.press_run()
     expect_state(panel, "training")
     wait_for_step(panel, reached + 1)
     assert_nothing_is_missing(page, run_named(host, name)["id"])

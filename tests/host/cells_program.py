@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,17 @@ def damaged_cells() -> list[str]:
     again = finished(sweep("damaged", axis))
     assert [result.pixels for result in again.results] == [result.pixels for result in first.results]
     return [result.source for result in again.results]
+
+
+def half_written() -> list[str]:
+    """What a sweep leaves of two unfinished files: one is two hours old, the other is written now."""
+    folder = BASE / "half written" / "ab"
+    folder.mkdir(parents=True)
+    for name, age in ((".old.png.1a.part", 7200), (".new.png.2b.part", 10)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    finished(sweep("half written"))
+    return [path.name for path in folder.glob(".*")]
 
 
 def full_disks() -> dict[str, Any]:
@@ -238,6 +251,7 @@ def measure() -> dict[str, Any]:
         "replaced": replaced_files(),
         "keys": keys_that_differ(),
         "damaged": damaged_cells(),
+        "half written": half_written(),
         "disks": full_disks(),
         "checks": fast_checks(),
         "bars": {mode: bar(mode) for mode in ("exact", "fast")},

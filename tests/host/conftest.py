@@ -13,7 +13,7 @@ from host_server import Host, StartHost  # registered by tests/conftest.py
 def start_host(tmp_path_factory: pytest.TempPathFactory) -> StartHost:
     """`with start_host("--bf16-unet") as host:` a host of one's own, on the CPU, on a fresh base folder.
 
-    Leaving it fails if its log tells of a failed import or of a LoRA key that was not loaded.
+    Leaving it fails if its log tells of a failed import, a LoRA key that was not loaded, or a model that leaked.
     """
 
     @contextlib.contextmanager

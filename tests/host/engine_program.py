@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 import json
 import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +31,7 @@ from sweep_library import (
 )
 
 import comfy.hooks  # isort: skip - ComfyUI has begun with the import above
+import comfy.lora
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -108,22 +112,160 @@ def seconds_of_a_cell() -> tuple[float, float]:
     return grid.results[0].seconds, time.perf_counter() - began
 
 
+@contextmanager
+def asked_unet(delay_s: float = 0.0) -> Iterator[list[int]]:
+    """Grows by one whenever the U-Net is asked, and lets it take longer."""
+    asked: list[int] = []
+
+    def ask(*_: Any) -> None:
+        asked.append(1)
+        time.sleep(delay_s)
+
+    watching = MODEL.model.diffusion_model.register_forward_pre_hook(ask)
+    try:
+        yield asked
+    finally:
+        watching.remove()
+
+
+def seconds_of_cells_with_a_common_step() -> tuple[int, list[float]]:
+    """Evaluations of a U-Net that takes half a second, and the seconds of each of two cells of two steps."""
+    with asked_unet(0.5) as asked:
+        grid = finished(sweep("common", Axis("cfg", (2.0, 4.0)), shot=replace(SHOT, steps=2)))
+    return len(asked), [result.seconds for result in grid.results]
+
+
+def living_images(mode: str) -> int:
+    """How many images of twelve cells live at most whenever one is put on disk, as tensors or as pictures."""
+    sweeping = sweep(f"living {mode}", Axis("seed", tuple(range(12))), mode=mode)
+    tensors: list[weakref.ref[Any]] = []
+    pictures: list[weakref.ref[Any]] = []
+    most = 0
+    keep, put = sweeping.keep, sweeping.store.keep
+
+    def kept(job: Any, image: Any, *given: Any) -> None:
+        tensors.append(weakref.ref(image))
+        keep(job, image, *given)
+
+    def written(key: str, picture: Any, *given: Any) -> Any:
+        nonlocal most
+        pictures.append(weakref.ref(picture))
+        most = max(most, *(sum(each() is not None for each in held) for held in (tensors, pictures)))
+        return put(key, picture, *given)
+
+    sweeping.keep, sweeping.store.keep = kept, written
+    finished(sweeping)
+    assert len(tensors) == len(pictures) == 12
+    return most
+
+
+def without_room() -> list[str]:
+    """What is told of a fast sweep where there is memory for one cell at a time."""
+    reckoned = batching.memory_of
+    batching.memory_of = lambda *given, **named: replace(reckoned(*given, **named), at_once=1)
+    try:
+        grid = finished(sweep("no room", Axis("seed", (1, 2)), mode="fast"))
+    finally:
+        batching.memory_of = reckoned
+    return [str(note) for note in grid.about["notes"]]
+
+
+def out_of_memory_while_decoding() -> dict[str, Any]:
+    """A fast sweep of four cells whose third image does not fit into memory at first: each cell's writings, notes."""
+    sweeping = sweep("decoding", Axis("seed", (1, 2, 3, 4)), mode="fast")
+    written: list[int] = []
+    keep, develop, failed = sweeping.keep, sweeping.studio.develop, []
+
+    def kept(job: Any, *given: Any) -> None:
+        written.append(job.shot.seed)
+        keep(job, *given)
+
+    def developed(latents: Any, shot: Any) -> Any:
+        if shot.seed == 3 and not failed:
+            failed.append(shot)
+            raise comfy.model_management.OOM_EXCEPTION("no memory")
+        return develop(latents, shot)
+
+    sweeping.keep, sweeping.studio.develop = kept, developed
+    grid = finished(sweeping)
+    return {"written": sorted(written), "failed": len(grid.failed()), "notes": list(grid.about["notes"])}
+
+
 def evaluations() -> dict[str, float]:
-    """How often each sampler asks the model in a step, on average over many of them, by counting."""
+    """How often each sampler asks the model in a step, on average over many of them, by counting.
+
+    How often does not hang on the answer: it is half of what is asked, and costs nothing.
+    """
     found = {}
     for sampler in sorted(batching.BATCHED_SAMPLERS):
         asked: list[int] = []
         model = MODEL.clone()
 
-        def ask(executor: Any, *given: Any, asked: list[int] = asked, **named: Any) -> Any:
+        def ask(_: Any, noisy: torch.Tensor, *__: Any, asked: list[int] = asked, **___: Any) -> torch.Tensor:
             asked.append(1)
-            return executor(*given, **named)
+            return noisy / 2
 
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", ask)
         studio = sampling.Studio(sampling.Subject(model, CLIP, VAE))
-        studio.expose(replace(SHOT, sampler=sampler, steps=12, cfg=1.0, width=32, height=32))
-        found[sampler] = len(asked) / 12
+        studio.expose(replace(SHOT, sampler=sampler, steps=6, cfg=1.0, width=32, height=32))
+        found[sampler] = len(asked) / 6
     return found
+
+
+def first_steps() -> dict[str, tuple[int, bool]]:
+    """How often the U-Net computes for several shots of one studio, and whether each is what it is on its own."""
+    lora = load_file(write_lora("plain.safetensors", 0))
+    patched, inside = MODEL.clone(), CLIP.encode_from_tokens_scheduled(CLIP.tokenize("moon"))
+    patched.set_model_output_block_patch(lambda hidden, skipped, options: (hidden, skipped))
+    plain = sampling.Subject(MODEL, CLIP, VAE, lora)
+    area = replace(plain, positive=[[inside[0][0], {**inside[0][1], "strength": 0.5}]])
+    start = {"samples": torch.ones(1, 4, 8, 8), "noise_mask": torch.eye(64)[None]}
+    masked, of_text = replace(plain, latent=start), replace(plain, lora=lora | text_lora())
+    found = {}
+    for name, subject, changes in (
+        ("CFG scale", plain, [{"cfg": 2.0}, {"cfg": 4.0}, {"cfg": 6.0}]),
+        ("steps", plain, [{"steps": 1}, {"steps": 2}, {"steps": 3}]),
+        ("sampler", plain, [{"sampler": "euler_ancestral"}, {"sampler": "dpmpp_2m"}, {"sampler": "ddim"}]),
+        ("no guidance", plain, [{"cfg": 1.0}, {"cfg": 3.0}]),
+        ("denoise", plain, [{"denoise": 1.0}, {"denoise": 0.5}]),
+        ("no guidance, CFG++", plain, [{"sampler": "euler_cfg_pp", "cfg": 1.0}, {"sampler": "euler_cfg_pp"}]),
+        ("mask", masked, [{"sampler": "euler"}, {"sampler": "ddim"}]),
+        ("scheduler", plain, [{"scheduler": "normal"}, {"scheduler": "beta"}]),
+        ("steps and denoise", plain, [{"steps": n, "denoise": d} for n in (2, 3) for d in (1.0, 0.5)]),
+        ("seed", plain, [{"seed": 2}, {"seed": 3}]),
+        ("LoRA weight", plain, [{"lora_weight_model": 0.5}, {"lora_weight_model": 0.0}]),
+        ("prompt", plain, [{"prompt": "moon"}, {"prompt": "sea"}]),
+        ("negative prompt", plain, [{"negative": ""}, {"negative": "sea"}]),
+        ("weight of the text encoders", of_text, [{"lora_weight_clip": 0.5}, {"lora_weight_clip": 1.0}]),
+        ("size", plain, [{"width": 64}, {"width": 96}]),
+        ("changed sampling", replace(plain, model=patched), [{"cfg": 2.0}, {"cfg": 4.0}]),
+        ("wired area", area, [{"cfg": 2.0}, {"cfg": 4.0}]),
+    ):
+        studio = sampling.Studio(subject)
+        shots = [replace(SHOT, **{"steps": 2, **change}) for change in changes]
+        with asked_unet() as asked:
+            together = [studio.expose(shot) for shot in shots]
+        count = len(asked)
+        alone = [by_the_host(studio, shot) for shot in shots]
+        found[name] = count, all(map(torch.equal, together, alone))
+    return found
+
+
+def by_the_host(studio: Any, shot: Any) -> torch.Tensor:
+    """What KSampler gives with the studio's MODEL and words, without what the studio shares."""
+    positive, negative = studio.conditioning(shot)
+    given = shot.seed, shot.steps, shot.cfg, shot.sampler, shot.scheduler, positive, negative, studio.latent(shot)
+    (latent,) = host_nodes.common_ksampler(studio.model(shot), *given, denoise=shot.denoise)
+    return latent["samples"]
+
+
+def text_lora() -> dict[str, torch.Tensor]:
+    """A pair for one projection of CLIP-L."""
+    name = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+    key = comfy.lora.model_lora_keys_clip(CLIP.cond_stage_model, {})[name]
+    weight = CLIP.cond_stage_model.state_dict()[key]
+    up = torch.randn(weight.shape[0], 2, generator=torch.Generator().manual_seed(5))
+    return {f"{name}.lora_down.weight": torch.ones(2, weight.shape[1]), f"{name}.lora_up.weight": up * 0.05}
 
 
 def names() -> dict[str, bool]:
@@ -193,8 +335,13 @@ def measure() -> dict[str, Any]:
         "kept": kept_models(),
         "half": half_a_lora(),
         "seconds": seconds_of_a_cell(),
+        "common step": seconds_of_cells_with_a_common_step(),
+        "living": {mode: living_images(mode) for mode in ("exact", "fast")},
+        "no room": without_room(),
+        "decoding": out_of_memory_while_decoding(),
         "evaluations": evaluations(),
         "reckoned": {sampler: shots_of.EVALUATIONS.get(sampler, 1) for sampler in batching.BATCHED_SAMPLERS},
+        "first steps": first_steps(),
         "names": names(),
         "missing": missing_parts(),
         "without effect": without_effect(),

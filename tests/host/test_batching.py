@@ -29,12 +29,21 @@ def test_only_the_adaptive_sampler_is_refused(found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    ["prompts of other lengths", "part of the noise", "another size", "inpainting",
+    ["a common first step", "prompts of other lengths", "part of the noise", "another size", "inpainting",
      "euler_ancestral without guidance", "dpmpp_2m_cfg_pp without guidance", "dpmpp_sde without guidance"],
 )  # fmt: skip
 def test_what_else_a_batch_may_hold_makes_no_difference(found: dict[str, Any], case: str) -> None:
     assert found[case] <= MOST
 
 
+def test_a_first_step_that_images_have_in_common_is_computed_once(found: dict[str, Any]) -> None:
+    # two kinds, and then four images
+    assert found["images in two steps of four"] == 2 + 4
+
+
 def test_noise_below_a_mask_that_ddim_draws_is_not_batched(found: dict[str, Any]) -> None:
     assert "mask" in found["ddim with a mask"]
+
+
+def test_several_masks_for_one_latent_are_not_spread_over_the_batch(found: dict[str, Any]) -> None:
+    assert "several masks" in found["two masks"] and found["one mask"] == ""

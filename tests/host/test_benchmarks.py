@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 from host_server import setup_from_environment
@@ -64,36 +64,51 @@ def test_a_checkpoint_that_is_not_there_is_one_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_made_checkpoint_has_the_names_and_the_size_of_sdxl_base() -> None:
+# of the checkpoint as it would be made, its tensors and its size; of a handful of tensors, a file that is made of them
+MAKE = """
+import json, sys
+from pathlib import Path
+import make_checkpoint as m
+import torch
+from safetensors.torch import load_file
+whole = m.entries()
+size = len(m.header_of(whole)) + sum(each.nbytes for each in whole)
+some = [each for each in whole if each.nbytes < 20_000][::20]
+m.entries = lambda: some
+path = Path(sys.argv[1])
+written = m.make_checkpoint(path, seed=3)
+held, generator = load_file(path), torch.Generator().manual_seed(3)
+print(json.dumps({
+    "names": sorted(each.name for each in whole), "size": size, "written": written, "on disk": path.stat().st_size,
+    "some": [each.name for each in some], "held": sorted(held),
+    "as drawn": all(torch.equal(held[each.name], each.draw(generator)) for each in some),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    command = [sys.executable, "-c", MAKE, str(tmp_path_factory.mktemp("made") / "some.safetensors")]
+    done = subprocess.run(command, cwd=dev.ROOT / "benchmarks", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_made_checkpoint_has_the_names_and_the_size_of_sdxl_base(made: dict[str, Any]) -> None:
     """sd_xl_base_1.0.safetensors: 2515 tensors, of which 1680 are the U-Net's, in 6.94 GB."""
-    count = (
-        "import make_checkpoint as m; e = m.entries(); h = m.header_of(e); import json;"
-        "print(json.dumps([len(e), len(h) + sum(x.nbytes for x in e), sorted(x.name for x in e)]))"
-    )
-    command = [sys.executable, "-c", count]
-    done = subprocess.run(command, cwd=dev.ROOT / "benchmarks", capture_output=True, text=True, check=True)
-    number, size, names = json.loads(done.stdout.splitlines()[-1])
-    assert number == 2515
-    assert size / 1e9 == pytest.approx(6.94, abs=0.005)
+    assert len(made["names"]) == 2515
+    assert made["size"] / 1e9 == pytest.approx(6.94, abs=0.005)
     prefixes = {
         "model.diffusion_model.": 1680,
         "conditioner.embedders.0.transformer.text_model.": 197,
         "conditioner.embedders.1.model.": 390,
         "first_stage_model.": 248,
     }
-    assert {p: sum(name.startswith(p) for name in names) for p in prefixes} == prefixes
+    assert {p: sum(name.startswith(p) for name in made["names"]) for p in prefixes} == prefixes
 
 
-def test_the_writer_makes_a_file_that_safetensors_reads(tmp_path: Path) -> None:
+def test_the_writer_makes_a_file_that_safetensors_reads(made: dict[str, Any]) -> None:
     """The writer streams; on a handful of tensors, the library must read back what was drawn."""
-    program = (
-        "import sys, torch, make_checkpoint as m; from pathlib import Path; from safetensors.torch import load_file;"
-        "some = [e for e in m.entries() if e.nbytes < 20_000][::20]; m.entries = lambda: some;"
-        "path = Path(sys.argv[1]); size = m.make_checkpoint(path, seed=3); held = load_file(path);"
-        "g = torch.Generator().manual_seed(3);"
-        "assert size == path.stat().st_size and all(torch.equal(held[e.name], e.draw(g)) for e in some);"
-        "assert len(held) == len(some) > 50, len(some)"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "some.safetensors")]
-    done = subprocess.run(command, cwd=dev.ROOT / "benchmarks", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert made["written"] == made["on disk"]
+    assert made["held"] == sorted(made["some"]) and len(made["held"]) > 50
+    assert made["as drawn"]

@@ -35,6 +35,10 @@ def test_whatever_changes_pixels_changes_the_name(found: dict[str, Any]) -> None
     assert {name for name, differs in found["keys"].items() if not differs} == set()
 
 
+def test_what_a_killed_process_left_half_written_is_removed(found: dict[str, Any]) -> None:
+    assert found["half written"] == [".new.png.2b.part"]
+
+
 def test_a_damaged_cell_is_made_again(found: dict[str, Any]) -> None:
     assert found["damaged"] == ["computed", "computed", "cached", "cached"]
 

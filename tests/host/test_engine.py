@@ -51,11 +51,50 @@ def test_what_passes_before_sampling_is_none_of_a_cells_seconds(found: dict[str,
     assert 0 < own < everything - 2
 
 
+def test_a_cell_that_shares_its_first_step_has_the_seconds_of_a_whole_cell(found: dict[str, Any]) -> None:
+    asked, seconds = found["common step"]
+    assert asked == 3
+    assert min(seconds) >= 2 * 0.5
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_no_more_than_the_image_in_hand_is_held(found: dict[str, Any], mode: str) -> None:
+    # the one before goes when the next one takes its name
+    assert 1 <= found["living"][mode] <= 2
+
+
+def test_that_there_is_no_room_for_batches_is_told(found: dict[str, Any]) -> None:
+    assert any("no free memory for two cells at once" in note for note in found["no room"])
+
+
+def test_memory_that_runs_out_while_decoding_loses_and_repeats_no_cell(found: dict[str, Any]) -> None:
+    decoding = found["decoding"]
+    assert decoding["written"] == [1, 2, 3, 4] and decoding["failed"] == 0
+    assert any(note == "A batch did not fit into memory; smaller ones of 8 follow." for note in decoding["notes"])
+
+
 def test_samplers_ask_the_model_as_often_as_is_reckoned(found: dict[str, Any]) -> None:
     counted, reckoned = found["evaluations"], found["reckoned"]
     assert counted.keys() == reckoned.keys()
     wrong = {name: (each, reckoned[name]) for name, each in counted.items() if abs(each / reckoned[name] - 1) > 0.2}
     assert not wrong
+
+
+def test_a_first_step_that_is_the_same_is_computed_once_and_to_the_last_bit(found: dict[str, Any]) -> None:
+    counts = {name: count for name, (count, _) in found["first steps"].items()}
+    # it hangs on the last bit of a sigma whether those of schedulers begin alike, and on ddim's own noise below a mask
+    assert counts.pop("scheduler") in (3, 4) and counts.pop("mask") == 4
+    assert counts == {
+        # of three shots of six steps together the first is shared
+        "CFG scale": 4, "steps": 4, "sampler": 4, "no guidance, CFG++": 3,
+        # of ten steps one: with less denoising other steps begin at other sigmas
+        "steps and denoise": 9,
+        # two shots of two steps that do not begin alike, or of which nobody can know
+        "no guidance": 4, "denoise": 4, "seed": 4, "LoRA weight": 4, "prompt": 4, "size": 4,
+        "negative prompt": 4, "weight of the text encoders": 4,
+        "changed sampling": 4, "wired area": 4,
+    }  # fmt: skip
+    assert all(same for _, same in found["first steps"].values())
 
 
 def test_cells_are_named_by_what_they_depend_on_and_nothing_else(found: dict[str, Any]) -> None:

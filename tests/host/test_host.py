@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,26 +88,20 @@ def test_its_log_would_show_a_key_that_was_not_loaded(host: Host, tmp_path: Path
     assert imitation.complaints() == ["[WARNING] lora key not loaded: lora_unet_x"]
 
 
-@pytest.fixture(scope="module")
-def second_host(start_host: StartHost) -> Iterator[Host]:
-    with start_host("--preview-method", "latent2rgb") as host:
-        yield host
-
-
-def test_two_hosts_run_side_by_side_with_arguments_and_files_of_their_own(host: Host, second_host: Host) -> None:
-    assert host.url != second_host.url
-    assert "latent2rgb" in second_host.get("/system_stats")["system"]["argv"]
-    for each in (host, second_host):
-        (path,) = each.outputs(each.run(saved_image(color=0x0A0B0C)))
-        assert path.is_relative_to(each.output) and path.is_file()
-
-
-@pytest.mark.skipif(dev.WINDOWS, reason="process groups are POSIX")
-def test_leaving_the_context_ends_the_process(start_host: StartHost) -> None:
-    with start_host() as own:
+def test_a_second_host_has_arguments_and_files_of_its_own_and_ends_when_it_is_left(
+    host: Host, start_host: StartHost
+) -> None:
+    with start_host("--preview-method", "latent2rgb") as own:
+        assert host.url != own.url
+        assert "latent2rgb" in own.get("/system_stats")["system"]["argv"]
+        for each in (host, own):
+            (path,) = each.outputs(each.run(saved_image(color=0x0A0B0C)))
+            assert path.is_relative_to(each.output) and path.is_file()
         group = own.pid
-        os.killpg(group, 0)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)
+        if not dev.WINDOWS:  # process groups are POSIX
+            os.killpg(group, 0)
+    if not dev.WINDOWS:
+        with pytest.raises(ProcessLookupError):
+            os.killpg(group, 0)
     with pytest.raises(dev.Failure, match="ComfyUI ended"):
         own.check_alive()

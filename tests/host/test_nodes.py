@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -79,6 +80,24 @@ def test_images_on_wires_become_a_dataset(host: Host) -> None:
     assert (host.output / "loras" / "from_wires.safetensors").exists()
 
 
+def test_images_of_wires_that_were_deleted_are_written_again(host: Host) -> None:
+    images = host.output / "mjesec" / "images"
+    before = set(images.glob("*"))
+    graph = {
+        "green": node("EmptyImage", width=64, height=64, batch_size=3, color=0x00FF00),
+        "data": node("MjesecDatasetFromImages", images=["green", 0], repeats=1),
+        "show": node("PreviewImage", images=["data", 1]),
+    }
+    host.run(graph)
+    (folder,) = set(images.glob("*")) - before
+    made = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    # all of them, and one alone
+    for delete in (shutil.rmtree, lambda folder: (folder / "samples" / "00001.png").unlink()):
+        delete(folder)
+        assert "Images: 3" in host.run(graph)["outputs"]["data"]["text"][0]
+        assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == made
+
+
 def test_too_few_captions_are_refused(host: Host) -> None:
     graph = training()
     graph["red"] = node("EmptyImage", width=64, height=64, batch_size=3, color=0xFF0000)
@@ -128,6 +147,20 @@ def test_a_run_that_the_cache_answers_tells_the_page_again_what_its_nodes_show(h
     first, again = host.run(graph)["outputs"], host.run(graph)["outputs"]
     assert first["1"]["mjesec_dataset"] == again["1"]["mjesec_dataset"], "it was rendered again, not answered"
     assert first == again
+
+
+def test_moons_that_were_deleted_are_rendered_again_and_kept_as_before(host: Host) -> None:
+    folder = host.output / "mjesec" / "moons" / "2x64_6"
+    graph = {
+        "1": node("MjesecMoonDataset", count=2, size=64, seed=6),
+        "2": node("PreviewImage", images=["1", 1]),
+    }
+    host.run(graph)
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    again = host.run(graph)["outputs"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+    assert host.run(graph)["outputs"] == again, "it was rendered once more, not answered"
 
 
 def test_every_node_that_shows_something_is_shown_again(host: Host) -> None:

@@ -58,19 +58,26 @@ def lora(host: Host) -> str:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "scheduler"),
-    [("euler_ancestral", "normal"), ("dpmpp_2m", "karras"), ("dpmpp_sde", "karras"), ("dpmpp_2m_sde", "normal")],
+    ("sampler", "scheduler", "seeds"),
+    [
+        ("euler_ancestral", "normal", (4, 5)),
+        ("dpmpp_2m", "karras", (5,)),
+        ("dpmpp_sde", "karras", (5,)),
+        ("dpmpp_2m_sde", "normal", (5,)),
+    ],
 )
-def test_cells_equal_a_plain_graph(host: Host, lora: str, sampler: str, scheduler: str) -> None:
-    axes = [("CFG scale", "1, 6.5"), ("LoRA weight", "0, 0.8"), ("sampling steps", "2, 3"), ("seed", "4, 5")]
+def test_cells_equal_a_plain_graph(host: Host, lora: str, sampler: str, scheduler: str, seeds: tuple[int, ...]) -> None:
+    of_seed = ("seed", ", ".join(map(str, seeds)))
+    axes = [("CFG scale", "1, 6.5"), ("LoRA weight", "0, 0.8"), ("sampling steps", "2, 3"), of_seed]
     host.run(sweep(lora, axes, sampler=sampler, scheduler=scheduler))
     cells = cells_of(host)
-    assert len(cells) == 16
+    assert len(cells) == 8 * len(seeds)
+    last = len(seeds) - 1
     for place, cfg, weight, steps, seed in [
-        ("0-0-0-0", 1.0, 0.0, 2, 4),
-        ("0-1-0-1", 1.0, 0.8, 2, 5),
-        ("1-1-0-0", 6.5, 0.8, 2, 4),
-        ("1-1-1-1", 6.5, 0.8, 3, 5),
+        ("0-0-0-0", 1.0, 0.0, 2, seeds[0]),
+        (f"0-1-0-{last}", 1.0, 0.8, 2, seeds[-1]),
+        ("1-1-0-0", 6.5, 0.8, 2, seeds[0]),
+        (f"1-1-1-{last}", 6.5, 0.8, 3, seeds[-1]),
     ]:
         plain = picture(
             lora=lora, weight=weight, cfg=cfg, steps=steps, seed=seed, sampler_name=sampler, scheduler=scheduler
@@ -147,7 +154,7 @@ def test_a_killed_sweep_goes_on_where_it_was(start_host: StartHost, tmp_path: Pa
     axes = [("CFG scale", "1-5"), ("seed", "1-5")]
     with start_host() as host:
         host.run(training(output_name="for_kill", steps=1))
-        graph = sweep("for_kill.safetensors", axes, steps=2)
+        graph = sweep("for_kill.safetensors", axes, steps=1)
         host.queue(graph)
         store = host.output / "mjesec" / "cells"
         deadline = time.monotonic() + 300
@@ -192,23 +199,26 @@ def report_of(entry: dict[str, Any]) -> str:
 
 
 def test_fast_cells_are_the_exact_ones_but_for_rounding(host: Host, lora: str) -> None:
-    axes = [("CFG scale", "1, 4, 8"), ("LoRA weight", "0, 0.5, 1")]
+    axes = [("CFG scale", "1, 4"), ("LoRA weight", "0, 0.5, 1")]
     values = {"steps": 3, "seed": 51}
     host.run(sweep(lora, axes, **values))
     exact = cells_of(host)
     report = report_of(host.run(sweep(lora, axes, mode="fast", **values)))
-    assert sources(host) == {"cached": 9}, "fast takes exact cells that are there"
+    assert sources(host) == {"cached": 6}, "fast takes exact cells that are there"
     report = report_of(host.run(sweep(lora, axes, mode="fast", **{**values, "seed": 52})))
     assert "Fast against exact on one cell" in report
     manifest = host.newest_sweep()
     assert {cell["how"] for cell in manifest["cells"]} == {"fast"}
     assert manifest["fast_check"]["relative_latent_error"] < 1e-3
     fast = cells_of(host)
+    dry = report_of(host.run(sweep(lora, axes, mode="dry run", **{**values, "seed": 52})))
+    assert "0 of the cells are on disk, 6 to compute" in dry
+    assert "In fast mode: 6 of the cells are on disk, 0 to compute." in dry
     host.run(sweep(lora, axes, **{**values, "seed": 52}))
-    assert sources(host) == {"computed": 9}, "exact never takes fast cells"
+    assert sources(host) == {"computed": 6}, "exact never takes fast cells"
     for place, cell in cells_of(host).items():
         assert np.abs(cell.astype(int) - fast[place].astype(int)).max() <= 2, place
-    host.run(sweep(lora, axes, **{**values, "seed": 51, "prompt": "moon and sea"}))
+    host.run(sweep(lora, axes[1:], **{**values, "prompt": "moon and sea", "mode": "fast"}))
     (path,) = host.outputs(host.run(picture(lora=lora, weight=0.5, cfg=4.0, steps=3, seed=51)))
     assert np.array_equal(exact["1-1"], pixels(path)), "the model is as it was"
 
@@ -217,6 +227,26 @@ def test_what_cannot_be_batched_is_computed_exactly_and_said(host: Host, lora: s
     graph = sweep(lora, [("CFG scale", "3, 4")], mode="fast", sampler="dpm_adaptive", seed=61)
     assert "Computed exactly and not in batches: the sampler dpm_adaptive" in report_of(host.run(graph))
     assert {cell["how"] for cell in host.newest_sweep()["cells"]} == {"exact"}
+    graph = sweep(lora, [("sampler", "euler, heun")], mode="fast", seed=61, steps=1)
+    assert "not in batches: 2 of the cells, with which no other shares steps" in report_of(host.run(graph))
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("exact", 2), ("fast", 8)])
+def test_an_interrupted_sweep_keeps_what_it_has_and_goes_on(host: Host, lora: str, mode: str, steps: int) -> None:
+    axes = [("CFG scale", "2-6"), ("seed", "301-304")]
+    graph = sweep(lora, axes, mode=mode, steps=steps)
+    store = host.output / "mjesec" / "cells"
+    before = len(list(store.rglob("*.png")))
+    prompt = host.queue(graph)
+    deadline = time.monotonic() + 120
+    while len(list(store.rglob("*.png"))) <= before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    host.interrupt(prompt)
+    assert "interrupted" in (dev.failure_of(host.wait(prompt, 60)) or "")
+    done = len(list(store.rglob("*.png"))) - before
+    assert 1 <= done < 20
+    host.run(graph)
+    assert sources(host) == {"cached": done, "computed": 20 - done}
 
 
 def test_a_dry_run_counts_and_computes_nothing(host: Host, lora: str) -> None:
@@ -249,6 +279,19 @@ def test_an_axis_without_effect_is_pointed_out(host: Host, lora: str) -> None:
     assert "Warning: Seed" not in report
 
 
+@pytest.fixture(scope="module")
+def others(host: Host, lora: str) -> dict[str, Path]:
+    """A LoRA and a checkpoint, each unlike the one that the tests use."""
+    files = {"lora": host.output / "loras" / "other_lora.safetensors"}
+    files["checkpoint"] = host.base / "models" / "checkpoints" / "other_sdxl.safetensors"
+    files["checkpoint"].parent.mkdir(parents=True, exist_ok=True)
+    first = {"lora": host.output / "loras" / lora, "checkpoint": dev.TINY_SDXL}
+    for kind, path in files.items():
+        tensors = load_file(first[kind]).items()
+        save_file({name: each * 1.03 if each.is_floating_point() else each for name, each in tensors}, path)
+    return files
+
+
 @pytest.mark.parametrize(
     ("axis", "plain"),
     [
@@ -261,18 +304,25 @@ def test_an_axis_without_effect_is_pointed_out(host: Host, lora: str) -> None:
         (("prompt: search and replace", "moon, sun"), {"prompt": "sun"}),
         (("LoRA weight, U-Net", "0, 0.5"), {"strength_model": 0.5}),
         (("LoRA weight, text encoders", "0, 0.5"), {"strength_clip": 0.5}),
-        (("LoRA file", "for_sweeps.safetensors, for_sweeps.safetensors"), {}),
-        (("checkpoint", "tiny_sdxl.safetensors, tiny_sdxl.safetensors"), {}),
+        (("width", "64, 96"), {"width": 96}),
+        (("height", "64, 96"), {"height": 96}),
+        (("LoRA file", "for_sweeps.safetensors, other_lora.safetensors"), {"lora_name": "other_lora.safetensors"}),
+        (("checkpoint", "tiny_sdxl.safetensors, other_sdxl.safetensors"), {"ckpt_name": "other_sdxl.safetensors"}),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
+@pytest.mark.usefixtures("others")
 def test_every_axis_sets_what_it_names(host: Host, lora: str, axis: tuple[str, str], plain: dict[str, Any]) -> None:
-    host.run(sweep(lora, [axis], sampler="euler", lora_weight=1.0))
-    cell = cells_of(host)["1"]
-    graph = picture(lora=lora, sampler_name="euler")
+    host.run(sweep(lora, [axis], sampler="euler", lora_weight=1.0, steps=2))
+    first, cell = (cells_of(host)[place] for place in ("0", "1"))
+    assert not np.array_equal(first, cell)
+    graph = picture(lora=lora, sampler_name="euler", steps=2)
     for name, value in plain.items():
         places = {
             "height": "empty",
+            "width": "empty",
+            "lora_name": "lora",
+            "ckpt_name": "ckpt",
             "negative": "no",
             "prompt": "yes",
             "strength_model": "lora",
@@ -358,6 +408,9 @@ def test_a_checkpoint_without_text_encoders_is_refused_in_a_sentence(host: Host)
     graph["ckpt"]["inputs"]["ckpt_name"] = "no_words.safetensors"
     with pytest.raises(dev.PromptFailure, match="There is no CLIP: the checkpoint has no text encoders"):
         host.run(graph)
+    report = report_of(host.run(sweep("(lora input)", [("checkpoint", "tiny_sdxl.safetensors, no_words.safetensors")])))
+    assert "ValueError: The checkpoint 'no_words.safetensors' has no text encoders" in report
+    assert "Each checkpoint of the axis comes with its own text encoders and VAE" in report
 
 
 def test_both_weights_beside_one_of_them_are_refused(host: Host, lora: str) -> None:
@@ -373,6 +426,31 @@ def test_all_epochs_of_a_run_are_one_axis(host: Host) -> None:
     (axis,) = host.newest_sweep()["axes"]
     assert axis["values"] == ["epochs-000001.safetensors", "epochs.safetensors"]
     assert axis["texts"] == ["1", "2"]
+
+
+def test_all_that_a_run_saved_by_steps_is_one_axis(host: Host) -> None:
+    graph = training(output_name="stepped", steps=6, save_every_epochs=1)
+    graph["saving"] = node(
+        "MjesecCheckpointOptions", settings=["set", 0], validate_every=0, keep_best=False, patience=0, save_every=2,
+        state_seconds=0, state_every=0, tensorboard=False, embed_workflow=False,
+    )  # fmt: skip
+    graph["train"]["inputs"]["settings"] = ["saving", 0]
+    host.run(graph)
+    host.run(sweep("(lora input)", [("LoRA file: all steps of a run", "stepped.safetensors")], steps=1))
+    (axis,) = host.newest_sweep()["axes"]
+    # of the third and last epoch there is the run's own file
+    assert axis["values"] == [
+        "stepped-step00000002.safetensors", "stepped-000001.safetensors", "stepped-step00000004.safetensors",
+        "stepped.safetensors",
+    ]  # fmt: skip
+    assert axis["texts"] == ["2", "3", "4", "6"]
+    (host.output / "loras" / "half-step00000002.safetensors").write_bytes(b"of a run that has saved no epoch")
+    with pytest.raises(dev.PromptFailure, match="There is no LoRA of a run 'half'"):
+        host.run(sweep("(lora input)", [("LoRA file: all epochs of a run", "half")], steps=1))
+    foreign = host.output / "loras" / "foreign.safetensors"
+    save_file({"lora_unet_nowhere.lora_up.weight": torch.zeros(8, 4)}, foreign)
+    with pytest.raises(dev.PromptFailure, match="'foreign.safetensors' does not tell after how many steps"):
+        host.run(sweep("(lora input)", [("LoRA file: all steps of a run", "foreign")], steps=1))
 
 
 @pytest.mark.parametrize(

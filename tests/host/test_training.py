@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 
+import pytest
 from host_graphs import node, picture, training
 from host_server import Host
 from PIL import Image
@@ -59,17 +60,28 @@ def test_the_base_is_as_before_and_the_file_loads_in_the_hosts_own_loader(host: 
 
 
 def test_a_finished_run_is_reused_and_another_never_overwrites_it(host: Host) -> None:
-    first = host.run(training(output_name="kept"))
+    # settings that no other test trains: a run that another has finished is copied
+    first = host.run(training(output_name="kept", seed=31))
     path = host.output / "loras" / "kept.safetensors"
     stamp = path.stat().st_mtime_ns
     # without the results that the host itself kept from the first time
     host.free()
-    again = host.run(training(output_name="kept"))
+    again = host.run(training(output_name="kept", seed=31))
     assert "holds this very run already" in again["outputs"]["train"]["text"][0]
-    other = host.run(training(output_name="kept", seed=1))
+    other = host.run(training(output_name="kept", seed=32))
     assert "is of another run, so this one becomes kept_2.safetensors" in other["outputs"]["train"]["text"][0]
     assert path.stat().st_mtime_ns == stamp
     assert "Saved kept.safetensors" in first["outputs"]["train"]["text"][0]
+
+
+def test_a_lora_that_was_deleted_is_trained_once_more_though_the_host_kept_the_result(host: Host) -> None:
+    graph, path = training(output_name="deleted", seed=21), host.output / "loras" / "deleted.safetensors"
+    host.run(graph)
+    path.unlink()
+    again = host.run(graph)["outputs"]["train"]
+    assert "Saved deleted.safetensors" in again["text"][0] and path.exists()
+    # and that result is kept as the first was: asked anew, the node would say that it holds the run already
+    assert host.run(graph)["outputs"]["train"] == again
 
 
 def wait_for_line(host: Host, words: str, since: int, seconds: float = 120) -> None:
@@ -97,6 +109,18 @@ def test_cancel_takes_effect_at_a_step_and_the_next_queueing_goes_on_from_there(
     report = host.run(graph)["outputs"]["train"]["text"][0]
     assert f"Going on from step {stopped} of 60." in report
     assert (host.output / "loras" / "cancelled.safetensors").exists()
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step_and_the_next_prompt_works(host: Host) -> None:
+    before = pixels(host)
+    # the highest rate that the node takes; what it leaves behind is past all numbers
+    graph = training(output_name="burst", steps=8, unet_lr=1.0, text_lr=1.0, alpha=4096.0)
+    sentence = r"The loss is not a finite number at step [2-8]: lower the learning rate, or train in bf16 or fp32"
+    with pytest.raises(dev.PromptFailure, match=sentence):
+        host.run(graph)
+    assert not (host.output / "loras" / "burst.safetensors").exists()
+    assert pixels(host) == before
+    assert "Saved calm.safetensors" in host.run(training(output_name="calm", seed=22))["outputs"]["train"]["text"][0]
 
 
 def test_held_out_loss_and_effective_rates_are_told(host: Host) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
+from pack.trainer import adapter_modules, session
 from pack.trainer.adapter import add_adapters, chosen_layers
 from pack.trainer.adapter_modules import LoraModule, principal_factors
 from pack.trainer.blocks import block_of
 from pack.trainer.data import collate
-from pack.trainer.errors import SettingsError
+from pack.trainer.errors import LoraFileError, SettingsError
 from pack.trainer.loop import Trainer
 from pack.trainer.lora_file import lora_tensors, read_lora
 from pack.trainer.noise import step_generator
@@ -137,6 +138,46 @@ def test_pissa_starts_where_pefts_does_and_leaves_the_base_alone() -> None:
     assert written[f"{module.name}.lora_down.weight"].shape[0] == 8
 
 
+PISSA = make_settings(steps=3, adapter=AdapterSettings(initial="pissa"))
+
+
+def test_pissa_tells_of_every_layer_and_may_be_cancelled_there(tmp_path: Path) -> None:
+    log = tiny_parts.Log()
+    train(make_job(tmp_path / "whole", replace(PISSA, steps=1), log))
+    counts = [log.stages.count(f"initial weights of {part}") for part in ("CLIP-L", "bigG", "the U-Net")]
+    assert counts == [tiny_parts.TEXT_MODULES // 2] * 2 + [tiny_parts.U_NET_MODULES]
+    cancelled = tiny_parts.Log(stop_at_stage="initial weights of the U-Net")
+    with pytest.raises(Stop):
+        train(make_job(tmp_path / "cancelled", PISSA, cancelled))
+    assert (cancelled.stages.count("initial weights of the U-Net"), cancelled.steps) == (1, [])
+
+
+def test_pissa_decomposes_nothing_whose_values_a_saved_state_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = train(make_job(tmp_path / "straight", PISSA))
+    with pytest.raises(Stop):
+        train(make_job(tmp_path / "stopped", PISSA, tiny_parts.Log(stop_after=2)))
+    monkeypatch.setattr(adapter_modules, "principal_factors", lambda *_: pytest.fail("It was decomposed."))
+    resumed = train(make_job(tmp_path / "stopped", PISSA))
+    tiny_parts.assert_same(read_lora(resumed.path), read_lora(straight.path))
+
+
+def test_a_state_that_goes_while_the_networks_are_made_starts_no_run_without_initial_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stop):
+        train(make_job(tmp_path, PISSA, tiny_parts.Log(stop_after=2)))
+    monkeypatch.setattr(session, "choose_profile", lambda *_: state_of(tmp_path).unlink())
+    with pytest.raises(LoraFileError, match=r"state\.safetensors' is gone; queue again to begin anew"):
+        train(make_job(tmp_path, PISSA))
+
+
+def state_of(root: Path) -> Path:
+    (path,) = (root / "work" / "runs").glob("*/state.safetensors")
+    return path
+
+
 def test_pissa_needs_a_rank_that_every_layer_has() -> None:
     settings = make_settings(rank=40, train="unet", adapter=AdapterSettings(initial="pissa"))
     with pytest.raises(SettingsError, match="pissa need a rank of at most 32 for lora_unet_.*, not 40"):
@@ -257,7 +298,7 @@ def rounded_to(weight: torch.Tensor, storage: str) -> torch.Tensor:
         rows = weight.flatten(1)
         step = rows.abs().amax(dim=1, keepdim=True) / 127
         return ((rows / step).round() * step).view_as(weight)
-    functional = pytest.importorskip("bitsandbytes.functional")
+    functional = pytest.importorskip("bitsandbytes").functional
     packed, state = functional.quantize_4bit(weight.flatten(1).contiguous(), blocksize=64, quant_type="nf4")
     return functional.dequantize_4bit(packed, state).view_as(weight)
 

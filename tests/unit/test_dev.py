@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -72,7 +73,7 @@ def test_an_older_python_is_told_which_one_is_needed() -> None:
     ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 7))
     program = "import runpy, sys; sys.version_info = (3, 7, 17); runpy.run_path(sys.argv[1], run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", program, str(file), "--help"], capture_output=True, text=True)
-    told = "dev.py: Python 3.10 or newer is needed; start it with a newer one.\n"
+    told = "dev.py: Python 3.10 to 3.14 is needed; start it with one of these.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
@@ -109,9 +110,9 @@ def test_an_interpreter_that_does_not_run_is_named(tmp_path: Path) -> None:
     assert "MJESEC_PYTHON names 'no-such-python'" in done.stderr
 
 
-@pytest.mark.parametrize(("command", "lacks_ruff"), [("test", True), ("bench", False)])
+@pytest.mark.parametrize(("command", "tests"), [("test", True), ("bench", False)])
 def test_an_interpreter_without_what_is_needed_is_named_with_what_it_lacks(
-    tmp_path: Path, command: str, lacks_ruff: bool
+    tmp_path: Path, command: str, tests: bool
 ) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     folder = tmp_path / "env"
@@ -122,7 +123,9 @@ def test_an_interpreter_without_what_is_needed_is_named_with_what_it_lacks(
     done = run_dev(tmp_path, command, "none", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON=python)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert f"MJESEC_PYTHON names '{python}', which has no torch, " in done.stderr and "peft, " in done.stderr
-    assert ("ruff" in done.stderr) == lacks_ruff
+    # as pip knows them
+    assert "Pillow, " in done.stderr and "PIL" not in done.stderr
+    assert ("ruff, pytest-xdist; install" in done.stderr) == tests
 
 
 @pytest.mark.parametrize(
@@ -158,6 +161,71 @@ def test_only_the_whole_suite_is_spread_over_the_processors(
     assert dev.in_parallel(arguments) == wanted
 
 
+@pytest.mark.parametrize(
+    ("torch", "wanted"),
+    [
+        ("cuda = '12.8'; available = True", []),
+        ("cuda = '12.8'; available = False", ["--cpu"]),
+        # ROCm
+        ("cuda = None; available = True", ["--cpu"]),
+    ],
+)
+def test_the_host_computes_on_cuda_or_else_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, wanted: list[str]
+) -> None:
+    (tmp_path / "torch.py").write_text(
+        f"from types import SimpleNamespace as Some\n{torch}\nversion = Some(cuda=cuda)\n"
+        "there = Some(is_available=lambda: True)\nxpu, backends = there, Some(mps=there)\n"
+        "cuda = Some(is_available=lambda: available)\n"
+    )
+    # where python -c looks first
+    monkeypatch.chdir(tmp_path)
+    assert dev.interpreters.device_arguments(Path(sys.executable)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("version", "system", "machine", "there"),
+    [
+        ((3, 10), "linux", "x86_64", True),
+        ((3, 14), "darwin", "arm64", True),
+        ((3, 12), "win32", "AMD64", True),
+        ((3, 15), "linux", "x86_64", False),
+        ((3, 9), "linux", "x86_64", False),
+        ((3, 12), "darwin", "x86_64", False),
+        ((3, 12), "freebsd14", "amd64", False),
+    ],
+)
+def test_a_python_for_which_there_is_no_torch_is_refused_with_those_that_have_one(
+    version: tuple[int, int], system: str, machine: str, there: bool
+) -> None:
+    if there:
+        dev.environment.check_torch_exists(version, system, machine)
+        return
+    here = f"Python {version[0]}.{version[1]} on {system} .{machine}."
+    told = rf"^torch==\S+ does not exist for {here}, only for Python 3\.10 to 3\.14 .*MJESEC_PYTHON.*MJESEC_TORCH\.$"
+    with pytest.raises(dev.Failure, match=told):
+        dev.environment.check_torch_exists(version, system, machine)
+
+
+@pytest.mark.parametrize("chosen", [None, "torch==3.0"])
+def test_no_installation_begins_where_there_is_no_torch_unless_the_user_chose_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr(dev.environment, "build_environment", lambda folder, wanted, logs: installed.append(wanted))
+    monkeypatch.setattr(dev.environment, "write_stamp", lambda *_: None)
+    monkeypatch.setattr(dev.environment, "TORCH_MACHINES", {})
+    environ = {"MJESEC_TORCH": chosen} if chosen else {}
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    if chosen:
+        dev.cached_python(tmp_path, comfyui, offline=False, environ=environ)
+        assert [wanted[0] for wanted in installed] == [chosen]
+        return
+    with pytest.raises(dev.Failure, match="does not exist for Python"):
+        dev.cached_python(tmp_path, comfyui, offline=False, environ=environ)
+    assert installed == []
+
+
 def test_an_unknown_benchmark_is_refused_with_the_choices(tmp_path: Path) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     done = run_dev(tmp_path, "bench", "none", COMFYUI_PATH=str(comfyui), MJESEC_PYTHON=sys.executable)
@@ -178,6 +246,15 @@ def test_an_unknown_benchmark_is_refused_with_the_choices(tmp_path: Path) -> Non
 def test_arguments_it_does_not_know_are_passed_on(line: str, command: str, rest: list[str]) -> None:
     options = dev.parse(line.split())
     assert (options.command, options.rest) == (command, rest)
+
+
+@pytest.mark.parametrize("port", ["70000", "65536", "0", "-1", "http"])
+@pytest.mark.parametrize("command", ["demo", "host"])
+def test_what_is_no_port_is_refused(command: str, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        dev.parse([command, f"--port={port}"])
+    assert ended.value.code == 2
+    assert f"'{port}' is no port; choose one from 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_step_that_fails_shows_what_its_program_said_last(tmp_path: Path) -> None:
@@ -566,6 +643,14 @@ def test_a_taken_port_is_passed_over() -> None:
         assert dev.free_port(port) != port
 
 
+def test_no_port_beyond_the_last_is_tried() -> None:
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # taken by another
+            taken.bind(("127.0.0.1", 65535))
+            taken.listen()
+        assert 0 < dev.free_port(65535) < 65535
+
+
 def test_a_host_that_ends_at_once_shows_the_end_of_its_log(tmp_path: Path) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     (comfyui / "main.py").write_text("raise SystemExit('no module named torch')\n")
@@ -622,6 +707,61 @@ def test_the_demo_names_the_lora_of_its_own_run(tmp_path: Path, capsys: pytest.C
         (tmp_path / "output" / "loras" / name).touch()
     dev.show_files(host, {"outputs": {"4": {"mjesec_lora": ["quickstart.safetensors"]}}})
     assert [line.split("/")[-1] for line in capsys.readouterr().out.splitlines()] == ["quickstart.safetensors"]
+
+
+class DoneHost(GoneHost):
+    """A host on which the quickstart has just been run: `losses` on held-out Moons stand in its LoRA."""
+
+    losses: list[float]
+
+    def __init__(self, setup: dev.Setup, base: Path, log: Path, arguments: list[str], port: int) -> None:
+        super().__init__(log)
+        self.base, self.stopped = base, False
+        header = {"__metadata__": {"mjesec_validation": json.dumps(list(enumerate(self.losses)))}}
+        data = json.dumps(header).encode()
+        (base / "output" / "loras").mkdir(parents=True)
+        (base / "output" / "loras" / "moon.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
+        log.parent.mkdir(parents=True)
+        log.touch()
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def queue(self, prompt: object) -> str:
+        return "a prompt"
+
+    def wait(self, prompt_id: str, timeout: float | None = None, each_poll: object = None) -> dict[str, object]:
+        return {"status": {"status_str": "success"}, "outputs": {"4": {"mjesec_lora": ["moon.safetensors"]}}}
+
+
+@pytest.mark.parametrize(
+    ("losses", "ratio", "learnt"),
+    [
+        ([0.2, 0.1], "0.500", True),
+        ([0.2, 0.19, 0.17], "0.850", False),
+        ([0.2, 0.2], "1.000", False),
+        ([], "nan", False),
+    ],
+)
+def test_the_demo_tells_the_held_out_loss_and_once_fails_where_nothing_was_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    losses: list[float], ratio: str, learnt: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(DoneHost, "losses", losses, raising=False)
+    monkeypatch.setattr(dev.demo, "HostProcess", DoneHost)
+    monkeypatch.setattr(dev.demo, "check_loaded", lambda host: None)
+    monkeypatch.setattr(dev.demo, "device_arguments", lambda python: [])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    setup, options = dev.Setup(tmp_path, Path(sys.executable), tmp_path), dev.parse(["demo", "--once"])
+    if learnt:
+        assert dev.demo.demo(setup, options) == 0
+    else:
+        with pytest.raises(dev.Failure, match=rf"leaves {ratio} of the base's loss on held-out Moons .*; look for"):
+            dev.demo.demo(setup, options)
+    assert f"ratio {ratio}\n" in capsys.readouterr().out
 
 
 def test_stopping_a_process_ends_its_children() -> None:

@@ -399,6 +399,15 @@ def test_what_only_the_command_line_follows_is_said_to_come_from_the_graph() -> 
     assert replace(outside.settings) == result.settings
 
 
+def test_the_command_line_does_not_say_that_a_graph_draws_its_samples() -> None:
+    text = LEAST + 'sample_every_n_steps = 50\nsample_prompts = "moon.txt"\nsample_at_first = ""\n'
+    outside, inside = (read_kohya(text).run(None, in_graph=in_graph).idle for in_graph in (False, True))
+    for key in ("sample_every_n_steps", "sample_prompts"):
+        assert outside[key] == "the command line draws no sample pictures; in ComfyUI, Training Samples does"
+        assert inside[key] == "sample pictures are made by the graph, not by the configuration"
+    assert outside["sample_at_first"] == inside["sample_at_first"] == "it is empty"
+
+
 def test_a_number_sign_within_a_value_ends_nothing() -> None:
     text = "# a note\naccelerate launch sdxl_train_network.py --resolution=1024 --output_name=moon#2 \\\n"
     text += "  --max_train_steps=500 \\\n  --network_train_unet_only"

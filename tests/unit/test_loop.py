@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import tiny_parts
 import torch
+from pack.trainer import loop
 from pack.trainer.data import Batch, Plan, collate
 from pack.trainer.errors import NonFiniteLoss
 from pack.trainer.inputs import Inputs
@@ -188,6 +189,29 @@ def test_an_infinite_gradient_stops_the_run_before_it_touches_a_weight() -> None
         trainer.step()
     hook.remove()
     tiny_parts.assert_same(weights_of(trainer), before)
+
+
+@pytest.mark.parametrize("heeded", [True, False])
+def test_where_no_flag_is_heeded_the_loss_is_looked_at_before_the_optimizer_steps(
+    heeded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "has_all_kernels", lambda device: heeded)
+    trainer = make_trainer(make_settings(schedule="constant"), poisoned(1, 0))
+    steps = []
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: steps.append(1))
+    with pytest.raises(NonFiniteLoss, match="at step 1:"):
+        trainer.step()
+    assert len(steps) == heeded
+
+
+def test_looking_first_changes_no_weight_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for heeded in (True, False):
+        monkeypatch.setattr(loop, "has_all_kernels", lambda device, heeded=heeded: heeded)
+        trainer = make_trainer(make_settings(steps=3))
+        run(trainer)
+        ends.append(weights_of(trainer))
+    assert_same(*ends)
 
 
 def norm_of(recorded: dict[str, torch.Tensor]) -> float:

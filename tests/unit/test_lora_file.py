@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from pack.trainer.adapter import Adapters, add_adapters
 from pack.trainer.base_hashes import BaseHashes
 from pack.trainer.batches import steps_per_epoch
 from pack.trainer.errors import LoraFileError
+from pack.trainer.header import MAX_HEADER
 from pack.trainer.lora_file import hashes, lora_tensors, read_lora, read_metadata, save_lora
 from pack.trainer.metadata import RunFacts, lora_metadata
 from pack.trainer.run import train
@@ -58,6 +62,15 @@ def test_what_is_written_is_read_again(adapters: Adapters, tmp_path: Path) -> No
     tiny_parts.assert_same(read_lora(tmp_path / "loras" / "a.safetensors"), tensors)
     metadata = read_metadata(tmp_path / "loras" / "a.safetensors")
     assert metadata["title"] == "\u010d\u017e\u0161 \u6708"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at /proc")
+def test_a_lora_that_was_read_is_not_held_open(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, big_tensors(), {})
+    tensors = read_lora(path)
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    tiny_parts.assert_same(tensors, big_tensors())
 
 
 def big_tensors() -> dict[str, torch.Tensor]:
@@ -212,6 +225,39 @@ def test_the_hashes_of_the_base_are_those_that_tools_look_up(tmp_path: Path) -> 
     assert edited.get()["ss_new_sd_model_hash"] == hashlib.sha256(content + b"more").hexdigest()
 
 
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A checkpoint that is being read for as long as the test lasts."""
+    read = threading.Event()
+    monkeypatch.setattr(BaseHashes, "_read", lambda self: read.wait(60))
+    yield
+    read.set()
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_whoever_waits_for_the_hashes_of_the_base_may_cancel(tmp_path: Path) -> None:
+    told = []
+
+    def on_wait(done: int, total: int) -> None:
+        told.append((done, total))
+        if len(told) == 2:
+            raise tiny_parts.Stop
+
+    hashes = BaseHashes(None, tmp_path, on_wait)
+    hashes.begin()
+    with pytest.raises(tiny_parts.Stop):
+        hashes.get()
+    assert told == [(0, 1)] * 2
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_a_run_that_is_cancelled_while_it_waits_for_the_hashes_keeps_its_state(tmp_path: Path) -> None:
+    log = tiny_parts.Log(stop_at_stage="hash of the checkpoint")
+    with pytest.raises(tiny_parts.Stop):
+        train(tiny_parts.make_job(tmp_path, tiny_parts.make_settings(steps=1, train="unet"), log))
+    assert log.lines[-1] == "Stopped after step 1; queue again to go on from there."
+
+
 def test_a_runs_file_says_which_checkpoint_it_was_trained_on(tmp_path: Path) -> None:
     base = tmp_path / "tiny.safetensors"
     base.write_bytes(b"a checkpoint")
@@ -233,6 +279,31 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path: Path, value: floa
     with pytest.raises(LoraFileError, match=r"'a.safetensors' was not written: 'lora_x.lora_up.weight'"):
         save_lora(path, {"lora_x.lora_up.weight": torch.tensor([1.0, value])}, {})
     assert path.read_bytes() == before
+
+
+def test_of_more_tags_than_a_header_holds_the_most_frequent_are_kept(tmp_path: Path) -> None:
+    path, numbers = tmp_path / "a.safetensors", range(50_000)
+    tags = {folder: {f'"{number}" ž': number for number in numbers if number % 2 == odd}
+            for odd, folder in enumerate(("10_moon", "5_sea"))}  # fmt: skip
+    metadata = {"ss_steps": "4", "ss_tag_frequency": json.dumps(tags, ensure_ascii=False), "modelspec.title": "a"}
+    save_lora(path, big_tensors(), metadata)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    assert 0.85 * MAX_HEADER < length <= MAX_HEADER
+    written = read_metadata(path)
+    kept = json.loads(written["ss_tag_frequency"])
+    counts = sorted(count for of_folder in kept.values() for count in of_folder.values())
+    assert counts == list(numbers[-len(counts) :])
+    assert all(tags[folder][tag] == count for folder, of_folder in kept.items() for tag, count in of_folder.items())
+    assert (written["ss_steps"], written["modelspec.title"]) == ("4", "a")
+    # the hashes are those of the file as it is
+    own = {name: value for name, value in written.items() if not name.startswith("sshs_")}
+    assert hashes(big_tensors(), own) == {name: written[name] for name in written.keys() - own.keys()}
+
+
+def test_tags_that_fit_are_all_kept(tmp_path: Path) -> None:
+    tags = json.dumps({"10_moon": {f"tag {number}": 1 for number in range(20_000)}})
+    save_lora(tmp_path / "a.safetensors", big_tensors(), {"ss_tag_frequency": tags})
+    assert read_metadata(tmp_path / "a.safetensors")["ss_tag_frequency"] == tags
 
 
 def test_a_number_too_large_for_the_files_precision_is_refused(tmp_path: Path) -> None:
@@ -263,6 +334,32 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_the_earlier_file(
     monkeypatch.setattr(f"os.{call}", refuse)
     with pytest.raises(LoraFileError, match=r"No space left on device\): an earlier file of that name is untouched"):
         save_lora(path, {"x.alpha": torch.ones(1)}, {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("times", [2, 99])
+def test_a_file_that_somebody_has_open_on_windows_is_replaced_once_it_is_closed(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, waits, refusals, rename = tmp_path / "a.safetensors", [], iter(range(times)), os.replace
+    save_lora(path, big_tensors(), {})
+    before = path.read_bytes()
+
+    def locked(source: Path, target: Path) -> None:
+        if next(refusals, None) is not None:
+            raise PermissionError(errno.EACCES, "Access is denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", locked)
+    monkeypatch.setattr("time.sleep", waits.append)
+    if times == 2:
+        save_lora(path, {"x.alpha": torch.ones(1)}, {})
+        assert len(waits) == 2 and path.read_bytes() != before
+        return
+    with pytest.raises(LoraFileError, match=r"Access is denied\): an earlier file of that name is untouched"):
+        save_lora(path, {"x.alpha": torch.ones(1)}, {})
+    assert sum(waits) == pytest.approx(1, abs=0.2)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

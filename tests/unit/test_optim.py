@@ -167,6 +167,21 @@ def test_the_joint_norm_of_all_gradients_is_clipped(maximum: float, after: float
     assert math.hypot(*weights[0].grad.tolist(), *weights[1].grad.tolist()) == pytest.approx(after, rel=1e-5)
 
 
+def test_a_device_without_foreach_functions_measures_and_clips_in_its_own_way() -> None:
+    # meta has none, as Apple's MPS has none
+    weight = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    weight.grad = torch.ones_like(weight)
+    assert gradient_norm([weight], 1.0).shape == ()
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cpu", True), ("meta", None)])
+def test_adamw_is_fused_where_its_kernel_heeds_the_flag(device: str, fused: bool | None) -> None:
+    weight = torch.nn.Parameter(torch.zeros(2, 2, device=device))
+    module = SimpleNamespace(group="unet", part="unet", weights=lambda: {"lora_up.weight": weight})
+    optimizer = make_optimizer(SimpleNamespace(modules=[module]), tiny_parts.make_settings())
+    assert optimizer.param_groups[0]["fused"] is fused
+
+
 # names, and the first step that each takes from gradients of 1 with a rate of 1e-2, as its paper has it
 FIRST_STEPS = {
     "adamw": ("torch.optim.AdamW", 1e-2),

@@ -208,6 +208,32 @@ def test_a_finished_run_under_another_name_is_copied_and_keeps_its_log(tmp_path:
     assert log_of(tmp_path).read_bytes() == before
 
 
+def test_the_files_that_a_finished_run_made_on_the_way_are_copied_and_those_that_went_are_named(
+    tmp_path: Path, straight: Result
+) -> None:
+    settings = replace(OWING, ema=EmaSettings(decay=0.9, file="beside"), saving=SavingSettings(lora_steps=2))
+    first = train(make_job(tmp_path, settings))
+    loras = first.path.parent
+    (loras / "mjesec-step00000002.safetensors").unlink()
+    stranger = loras / "mjesec-step00000099.safetensors"
+    stranger.write_bytes(next(path for path in straight.path.parent.iterdir()).read_bytes())
+    for _ in range(2):
+        other = replace(make_job(tmp_path, replace(settings, output_name="other")), parts=no_parts)
+        again = train(other)
+        endings = {path.name.removeprefix("mjesec") for path in loras.glob("mjesec*")} - {stranger.name[6:]}
+        assert {path.name.removeprefix("other") for path in loras.glob("other*")} == endings
+        # as after a process that was killed before its last copy
+        again.path.unlink()
+    assert (
+        "other.safetensors is a copy of it, and 5 files from on the way are copied too; not there any more: "
+        "mjesec-step00000002.safetensors."
+    ) in again.report
+    for ending in ("-000001", "-000001-ema", "-step00000004", "-step00000004-ema", "-ema"):
+        ours, copy = (loras / f"{name}{ending}.safetensors" for name in ("mjesec", "other"))
+        tiny_parts.assert_same(read_lora(ours), read_lora(copy))
+        assert (mark_of(copy), read_metadata(copy)["ss_output_name"]) == (mark_of(ours), copy.stem)
+
+
 def test_a_log_that_names_a_file_elsewhere_is_not_believed(tmp_path: Path) -> None:
     result = train(make_job(tmp_path, SHORT))
     run = read_metadata(result.path)["mjesec_run"]

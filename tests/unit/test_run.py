@@ -326,13 +326,37 @@ def test_images_of_several_sizes_train_in_one_run(tmp_path: Path) -> None:
     assert all(math.isfinite(loss) for loss in result.losses)
 
 
-def test_steps_that_overflow_fp16_are_reported(tmp_path: Path) -> None:
+class Overflowing(torch.amp.GradScaler):
+    """The gradients of the first steps are infinite, as those of a loss that is scaled too high."""
+
+    first = 2
+
+    def __init__(self, device: str, enabled: bool) -> None:
+        # from here on no gradient of the tiny networks overflows by itself
+        super().__init__(device, init_scale=1024.0, enabled=enabled)
+        self.calls = 0
+
+    def scale(self, outputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().scale(outputs * math.inf if self.calls <= self.first else outputs)
+
+
+def test_steps_that_overflow_fp16_are_reported_and_change_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(steps=4, precision="fp16", saving=SavingSettings(lora_steps=1))
+    monkeypatch.setattr(torch.amp, "GradScaler", Overflowing)
     log = Log()
-    result = run(tmp_path, make_settings(steps=4, precision="fp16"), log)
-    skipped = sum(not step.taken for step in log.steps)
-    said = f"{skipped} steps overflowed fp16 and were counted but not taken."
-    assert (said in result.report) == bool(skipped)
-    assert [step.step for step in log.steps] == [1, 2, 3, 4]
+    result = run(tmp_path / "overflowing", settings, log)
+    assert [(step.step, step.taken) for step in log.steps] == [(1, False), (2, False), (3, True), (4, True)]
+    assert "2 steps overflowed fp16 and were counted but not taken." in result.report
+    moved = [
+        any(tensor.any() for name, tensor in read_lora(path).items() if name.endswith("lora_up.weight"))
+        for path in (result.path.with_name(f"mjesec-step0000000{step}.safetensors") for step in (1, 2, 3))
+    ]
+    assert moved == [False, False, True]
+    monkeypatch.setattr(Overflowing, "first", 0)
+    assert "overflowed" not in run(tmp_path / "clean", settings).report
 
 
 def test_neither_the_files_name_nor_what_is_saved_on_the_way_is_part_of_the_run(tmp_path: Path) -> None:

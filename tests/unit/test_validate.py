@@ -52,6 +52,30 @@ def test_the_loss_of_a_band_is_that_of_its_timestep_and_the_same_at_every_call()
     assert len({round(loss, 4) for loss in bands}) > 4
 
 
+class OnMps:
+    """A tensor of a device without float64."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def detach(self) -> OnMps:
+        return self
+
+    def cpu(self) -> torch.Tensor:
+        return self._tensor
+
+    def double(self) -> None:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+
+def test_losses_are_measured_on_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, examples = make_trainer(make_settings(train="unet", batch_size=3)), make_examples(1)
+    plain = band_losses(trainer, examples, nothing)
+    measure = trainer.loss_per_image
+    monkeypatch.setattr(trainer, "loss_per_image", lambda *arguments: OnMps(measure(*arguments)))
+    assert band_losses(trainer, examples, nothing) == plain
+
+
 def test_losses_are_measured_every_so_many_steps_and_at_both_ends(straight: tuple[Path, Result]) -> None:
     root, result = straight
     assert [step for step, _ in result.validation] == [0, 2, 4, 6]

@@ -18,7 +18,8 @@ export function openDialog(title, tools, content) {
   // not left to the browser: the editor cancels the Escape key's default where nothing has the focus, and leaves the
   // subgraph that is shown
   const onKey = (/** @type {KeyboardEvent} */ event) => {
-    if (event.key !== 'Escape') return
+    // closed already: "close" comes a moment later, and a second Escape meanwhile is the editor's
+    if (event.key !== 'Escape' || !dialog.open) return
     event.stopImmediatePropagation()
     event.preventDefault()
     dialog.close()

@@ -1,0 +1,37 @@
+// @vitest-environment node
+import { expect, test } from 'vitest'
+import { choicesFor, optionsOf, runsOf, written } from '../../web/axis/names.mjs'
+
+/** @param {Record<string, unknown>} answers by route */
+function host(answers) {
+  return {
+    apiURL: (/** @type {string} */ route) => route,
+    fetchApi: async (/** @type {string} */ route) => new Response(JSON.stringify(answers[route] ?? {}), { status: route in answers ? 200 : 404 }),
+  }
+}
+
+const LORAS = ['(lora input)', 'a.safetensors', 'moon/b-000001.safetensors', 'moon/b.safetensors', 'c-step00000500.safetensors', 'd-best.safetensors']
+const lora = { '/object_info/MjesecLoadLora': { MjesecLoadLora: { input: { required: { lora_name: ['COMBO', { options: LORAS }] } } } } }
+
+test('options are read in both of the forms that ComfyUI gives them', () => {
+  expect(optionsOf([['a', 'b'], { default: 'a' }])).toEqual(['a', 'b'])
+  expect(optionsOf(['COMBO', { options: ['a', 'b'] }])).toEqual(['a', 'b'])
+})
+
+test('files are listed without what stands for none, and runs by what they left on their way', async () => {
+  expect(await choicesFor(host(lora), 'LoRA file')).toEqual({ names: LORAS.slice(1), what: 'LoRA files', single: false })
+  const runs = ['c.safetensors', 'moon/b.safetensors']
+  expect(await choicesFor(host(lora), 'LoRA file: all epochs of a run')).toEqual({ names: runs, what: 'runs', single: true })
+  expect(runsOf(['a.safetensors', 'a-1.safetensors'])).toEqual([])
+})
+
+test('numbers have nothing to choose, and a failure is told', async () => {
+  expect(await choicesFor(host({}), 'CFG scale')).toBeNull()
+  await expect(choicesFor(host({}), 'checkpoint')).rejects.toThrow('ComfyUI answered 404 to a question for its checkpoints.')
+})
+
+test('names are written as the axis reads them', () => {
+  expect(written(['a', 'b, c'])).toBe('a\nb, c')
+  expect(written(['a'])).toBe('a')
+  expect(written(['b, "c"'])).toBe('"b, ""c"""')
+})

@@ -1,0 +1,62 @@
+/** The names that an axis may take, and how they are written into its values. */
+
+const SAVED_ON_THE_WAY = /-(\d{6}|step\d{8})(?=\.safetensors$)/
+/** @type {Record<string, [string, string, string]>} a parameter's node, its input there, and what is listed */
+const LISTED = {
+  'LoRA file': ['MjesecLoadLora', 'lora_name', 'LoRA files'],
+  'LoRA file: all epochs of a run': ['MjesecLoadLora', 'lora_name', 'runs'],
+  'LoRA file: all steps of a run': ['MjesecLoadLora', 'lora_name', 'runs'],
+  checkpoint: ['CheckpointLoaderSimple', 'ckpt_name', 'checkpoints'],
+  sampler: ['KSampler', 'sampler_name', 'samplers'],
+  scheduler: ['KSampler', 'scheduler', 'schedulers'],
+}
+
+/**
+ * @typedef {{ names: string[], what: string, single: boolean }} Choice
+ *   single: one name is the whole axis
+ */
+
+/**
+ * What ComfyUI lists for a parameter now.
+ *
+ * @param {import('../lib/routes.mjs').Api} api
+ * @param {string} parameter as Sweep Axis shows it
+ * @returns {Promise<Choice | null>} null where a parameter takes numbers or texts
+ */
+export async function choicesFor(api, parameter) {
+  const listed = LISTED[parameter]
+  if (!listed) return null
+  const [kind, input, what] = listed
+  const answer = await api.fetchApi(`/object_info/${kind}`)
+  if (!answer.ok) throw new Error(`ComfyUI answered ${answer.status} to a question for its ${what}.`)
+  const options = optionsOf((await answer.json())[kind].input.required[input])
+  const names = options.filter((name) => !/^\(.*\)$/.test(name))
+  return what === 'runs' ? { names: runsOf(names), what, single: true } : { names, what, single: false }
+}
+
+/**
+ * @param {any} told an input as ComfyUI describes it: the options themselves, or "COMBO" and the options beside it
+ * @returns {string[]}
+ */
+export function optionsOf([first, more]) {
+  return Array.isArray(first) ? first : more.options
+}
+
+/**
+ * The files of runs that left others on their way; of a run whose own file is not there yet, the name that it will have.
+ *
+ * @param {string[]} names
+ */
+export function runsOf(names) {
+  return [...new Set(names.filter((name) => SAVED_ON_THE_WAY.test(name)).map((name) => name.replace(SAVED_ON_THE_WAY, '')))].sort()
+}
+
+/**
+ * As Sweep Axis reads them: one a line; a name that is alone and has a comma stands in quotes.
+ *
+ * @param {string[]} names
+ */
+export function written(names) {
+  const [only, ...more] = names
+  return !more.length && /[",]/.test(only ?? '') ? `"${only.replaceAll('"', '""')}"` : names.join('\n')
+}
