@@ -121,7 +121,7 @@ class Checkpoints:
     def catch_up(self, trainer: Trainer) -> None:
         """Write what was due at the step from which a run goes on and is missing: it may have ended in between."""
         epochs, steps = self._epoch_files(trainer), self._step_files(trainer)
-        self._save_due(trainer, *([path for path in paths if not path.exists()] for paths in (epochs, steps)))
+        self._save_due(trainer, *([path for path in paths if not path.is_file()] for paths in (epochs, steps)))
         if mark_of(self.outputs.best) != self._mark(trainer, self.outputs.best):
             self.save_if_best(trainer)
 

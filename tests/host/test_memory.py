@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ import dev
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MOST = 1.02
+SEEDS = itertools.count(51)
 
 
 def process_of(host: Host) -> Path:
@@ -80,7 +82,8 @@ def cancel(host: Host, name: str) -> None:
 
 def fail(host: Host, name: str) -> None:
     """What nobody can overwrite takes the name of a file that is due in the middle of the training."""
-    prompt = host.queue(training(output_name=name, steps=2000, seed=1, save_every_epochs=10))
+    # a seed of its own: a run of the same settings would go on from where the one before it failed
+    prompt = host.queue(training(output_name=name, steps=2000, seed=next(SEEDS), save_every_epochs=10))
     run_at_work(host, name)
     in_the_way = host.output / "loras" / f"{name}-000010.safetensors"
     in_the_way.mkdir()

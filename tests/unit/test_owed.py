@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from pack.trainer import loop
 from pack.trainer.checkpoints import Checkpoints
 from pack.trainer.dataset import scan_folder
+from pack.trainer.errors import LoraFileError
 from pack.trainer.identity import run_id
 from pack.trainer.journal import Journal
 from pack.trainer.lora_file import read_lora, read_metadata, read_precision
@@ -119,6 +120,28 @@ def test_files_due_when_a_run_ended_are_written_when_it_goes_on(
     steps = [r for r in read_records(log_of(tmp_path)) if r["event"] == "step"]
     assert [r["step"] for r in steps] == [1, 2, 3, 4, 5, 6]
     assert [r["loss"] for r in steps] == list(straight.losses)
+
+
+@dataclass
+class Blocking(Log):
+    """Puts a folder in the place of a file once the training has begun, and was given its name."""
+
+    path: Path = Path()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if name == "encoding images":
+            self.path.mkdir(parents=True, exist_ok=True)
+
+
+def test_what_took_the_name_of_a_due_file_is_told_also_when_the_run_goes_on(tmp_path: Path) -> None:
+    settings = replace(OWING, saving=SavingSettings())
+    path = tmp_path / "loras" / "mjesec-000001.safetensors"
+    for _ in range(2):
+        with pytest.raises(LoraFileError, match=f"'{path.name}' could not be written"):
+            train(make_job(tmp_path, settings, Blocking(path=path)))
+        path.rmdir()
+    train(make_job(tmp_path, settings))
+    assert path.is_file()
 
 
 def test_the_best_file_that_was_due_when_a_run_ended_is_written_when_it_goes_on(
