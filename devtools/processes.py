@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from .base import ROOT, WINDOWS, Failure, say
+from .cache import cache_folder
+
+# paths of other interpreters' libraries; and a wish that would have all of torch's modules compiled at every start
+_UNWANTED = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment for the interpreters we start: their own libraries, UTF-8, unbuffered, no downloads."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    """The environment for the interpreters we start: their own libraries, UTF-8, unbuffered, no downloads.
+
+    Their bytecode lies in the cache, so that none is written beside anybody's sources.
+    """
+    environment = {k: v for k, v in os.environ.items() if k not in _UNWANTED}
     environment.update(PYTHONUNBUFFERED="1", PYTHONUTF8="1", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    environment.setdefault("PYTHONPYCACHEPREFIX", str(cache_folder(os.environ) / "bytecode"))
     return environment
 
 

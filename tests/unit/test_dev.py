@@ -880,3 +880,17 @@ def test_a_packed_plugin_holds_what_its_nodes_need_and_no_more() -> None:
     if tracked.returncode:
         pytest.skip("this is no checkout that git knows")
     assert {line.split("/")[0] for line in tracked.stdout.splitlines()} - named == SHIPPED
+
+
+def test_bytecode_is_kept_in_the_cache_and_not_beside_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("MJESEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "imported.py").write_text("", encoding="utf-8")
+    command = [sys.executable, "-c", "import imported"]
+    subprocess.run(command, cwd=tmp_path / "sources", env=dev.clean_environment(), check=True)
+    assert [path.name for path in (tmp_path / "sources").iterdir()] == ["imported.py"]
+    assert list((tmp_path / "cache" / "bytecode").rglob("imported.*.pyc"))
