@@ -33,7 +33,7 @@ TWO_ESCAPES = """() => {
 @pytest.fixture
 def viewer(editor: Editor) -> Iterator[Locator]:
     """The viewer, opened by the button of a Figure that has just run."""
-    editor.open_api(sweep("(lora input)", AXES))
+    editor.open_api(sweep("(lora input)", AXES, width=128, height=128))
     editor.queue()
     editor.press("MjesecFigure", "Explore cells")
     dialog = editor.page.get_by_role("dialog", name="Figure")

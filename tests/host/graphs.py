@@ -53,6 +53,10 @@ def training(**settings: Any) -> Graph:
     }
 
 
+# few pixels: what is asked of pictures here holds at any size, and decoding takes longest of all
+SIDE = 64
+
+
 def picture(*, lora: str | None = None, weight: float = 1.0, prefix: str = "plain", **sampler: Any) -> Graph:
     """A plain graph of core nodes: one image with KSampler, perhaps through the host's LoraLoader."""
     values: dict[str, Any] = {
@@ -74,7 +78,7 @@ def picture(*, lora: str | None = None, weight: float = 1.0, prefix: str = "plai
     return graph | {
         "yes": node("CLIPTextEncode", clip=clip, text="moon"),
         "no": node("CLIPTextEncode", clip=clip, text=""),
-        "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "empty": node("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=1),
         "sample": node(
             "KSampler", model=model, positive=["yes", 0], negative=["no", 0], latent_image=["empty", 0], **values
         ),
@@ -93,8 +97,8 @@ def sweep(lora_name: str, axes: list[tuple[str, str]], **values: Any) -> Graph:
     inputs: dict[str, Any] = {
         "prompt": "moon",
         "negative": "",
-        "width": 128,
-        "height": 128,
+        "width": SIDE,
+        "height": SIDE,
         "seed": 3,
         "steps": 3,
         "cfg": 5.0,

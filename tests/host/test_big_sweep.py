@@ -21,7 +21,7 @@ SEEDS = [str(number) for number in range(201, 221)]
 
 def figure_of(host: Host, cfgs: list[str], seeds: list[str]) -> Path:
     graph = sweep(
-        "(lora input)", [("CFG scale", ", ".join(cfgs)), ("seed", ", ".join(seeds))], steps=1, width=64, height=64,
+        "(lora input)", [("CFG scale", ", ".join(cfgs)), ("seed", ", ".join(seeds))], steps=1,
         mode="fast", sampler="euler",
     )  # fmt: skip
     graph["figure"]["inputs"] |= {"files": "PNG, PDF, SVG", "width_mm": 160.0, "manifest": True}

@@ -21,7 +21,7 @@ NO_LORA = "(lora input)"
 
 
 def graph(axes: list[tuple[str, str]], sweep_values: dict[str, Any] | None = None, **figure: Any) -> dict[str, Any]:
-    found = sweep(NO_LORA, axes, **{"steps": 1, "width": 64, "height": 64, **(sweep_values or {})})
+    found = sweep(NO_LORA, axes, **{"steps": 1, **(sweep_values or {})})
     found["figure"]["inputs"] |= figure
     return found
 

@@ -20,7 +20,7 @@ NO_LORA = "(lora input)"
 
 
 def measured(**inputs: Any) -> dict[str, Any]:
-    found = sweep(NO_LORA, [("CFG scale", "1, 8"), ("seed", "1, 2")], steps=2, width=64, height=64)
+    found = sweep(NO_LORA, [("CFG scale", "1, 8"), ("seed", "1, 2")], steps=2)
     found["numbers"] = node("MjesecMeasureCells", grid=["sweep", 0], **{"reference": 1, **inputs})
     found["figure"]["inputs"] |= {"grid": ["numbers", 0], "manifest": True}
     return found

@@ -10,11 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import host_graphs as graphs
 import numpy as np
 import pytest
 import torch
-from host_graphs import Graph, node, training
+from host_graphs import node, picture, sweep, training
 from host_server import Host, StartHost
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -35,20 +34,6 @@ def cells_of(host: Host) -> dict[str, np.ndarray]:
 
 def sources(host: Host) -> Counter[str]:
     return Counter(cell["source"] for cell in host.newest_sweep()["cells"])
-
-
-# what is compared here does not depend on the size of the pictures
-SMALL = {"width": 64, "height": 64}
-
-
-def sweep(lora_name: str, axes: list[tuple[str, str]], **values: Any) -> Graph:
-    return graphs.sweep(lora_name, axes, **{**SMALL, **values})
-
-
-def picture(**values: Any) -> Graph:
-    graph = graphs.picture(**values)
-    graph["empty"]["inputs"] |= SMALL
-    return graph
 
 
 @pytest.fixture(scope="module")

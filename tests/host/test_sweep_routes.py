@@ -42,7 +42,7 @@ def test_a_cell_is_served_whole_and_as_a_tile_of_the_size_asked(host: Host, show
     key = shown["cells"][0]["key"]
     whole = Image.open(io.BytesIO(host.request(f"/mjesec/cells/{key}")))
     tile = Image.open(io.BytesIO(host.request(f"/mjesec/cells/{key}?size=32")))
-    assert (whole.format, whole.size, tile.format, tile.size) == ("PNG", (128, 128), "WEBP", (32, 32))
+    assert (whole.format, whole.size, tile.format, tile.size) == ("PNG", (64, 64), "WEBP", (32, 32))
 
 
 def test_a_cells_plain_graph_makes_its_very_pixels(host: Host, shown: dict[str, Any]) -> None:

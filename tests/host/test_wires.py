@@ -72,7 +72,7 @@ def test_the_name_of_a_lora_that_the_same_graph_trains(host: Host) -> None:
 
 
 def test_the_parameter_and_the_values_of_an_axis(host: Host) -> None:
-    graph = sweep("(lora input)", [("CFG scale", "1, 2")], steps=1, width=64, height=64)
+    graph = sweep("(lora input)", [("CFG scale", "1, 2")], steps=1)
     wired(graph, "axis0", "parameter")
     wired(graph, "axis0", "values")
     assert shown(host, graph, ["sweep", 1]).startswith("2 cells: ")
