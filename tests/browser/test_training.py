@@ -147,7 +147,7 @@ def running(editor: Editor) -> Iterator[str]:
 
 def test_the_quickstart_is_watched_paused_and_stopped_by_clicking(editor: Editor) -> None:
     page, host, name = editor.page, editor.host, f"clicked_{next(numbers)}"
-    editor.browse_templates("quickstart")
+    editor.open_template("quickstart")
     changes = [
         ("MjesecMoonDataset", "count", 8),
         ("MjesecTrainSettings", "output_name", name),
