@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +47,21 @@ def save_pdf(layouts: Layout | Sequence[Layout], image_at: Callable[[Index], Ima
     if not pages:
         raise ValueError("A PDF needs at least one page.")
     about = {"Title": pages[0].style.title, "Creator": "Mjesec", "CreationDate": None}
-    with rc_context(_SETTINGS), replacing(path) as file, PdfPages(file, metadata=about) as book:
+    with _quiet_fonts(), rc_context(_SETTINGS), replacing(path) as file, PdfPages(file, metadata=about) as book:
         for layout in pages:
             book.savefig(_page(layout, image_at))
+
+
+@contextlib.contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """fontTools tells of every table and glyph of an embedded font: hundreds of lines in a log that takes INFO."""
+    logger = logging.getLogger("fontTools")
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _page(layout: Layout, image_at: Callable[[Index], Image.Image | None]) -> Figure:

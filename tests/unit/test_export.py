@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import logging
 import re
 import struct
 import zlib
@@ -129,6 +130,16 @@ def test_a_pdf_has_a_page_for_each_layout(tmp_path: Path) -> None:
     assert len(re.findall(rb"/Type /Page\b(?!s)", (tmp_path / "pages.pdf").read_bytes())) == 3
     with pytest.raises(ValueError, match="at least one page"):
         save_pdf([], IMAGES, tmp_path / "none.pdf")
+
+
+def test_a_pdf_tells_nothing_of_its_fonts_where_everything_is_logged(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        level = logging.getLogger("fontTools").level
+        save_pdf(layout, IMAGES, tmp_path / "figure.pdf")
+    assert [record.name for record in caplog.records if record.name.startswith("fontTools")] == []
+    assert logging.getLogger("fontTools").level == level
 
 
 @pytest.mark.parametrize("save", [save_pdf, save_svg])
