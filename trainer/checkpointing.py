@@ -34,10 +34,17 @@ def use_checkpointing(parts: Parts, level: str, *, text: bool, drops: bool) -> N
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = wanted >= _first_level(module, outer)
     for encoder in (parts.te1, parts.te2):
-        if text and level == LEVELS[-1]:
-            encoder.gradient_checkpointing_enable(how)
-        elif text:
-            encoder.gradient_checkpointing_disable()
+        if text:
+            _use_in_encoder(encoder, how if level == LEVELS[-1] else None)
+
+
+def _use_in_encoder(encoder: nn.Module, how: dict[str, object] | None) -> None:
+    # transformers 5 gave both another name, and 6 is to know no other
+    kind = "activation" if hasattr(encoder, "activation_checkpointing_enable") else "gradient"
+    if how is None:
+        getattr(encoder, f"{kind}_checkpointing_disable")()
+    else:
+        getattr(encoder, f"{kind}_checkpointing_enable")(how)
 
 
 def _first_level(module: nn.Module, outer: int) -> int:

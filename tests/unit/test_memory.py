@@ -71,7 +71,7 @@ def assert_close(result: Result, other: Result) -> None:
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_checkpointing_comes_first_and_is_announced(tmp_path: Path, whole: Result) -> None:
     result = run(tmp_path, lambda unet, noisy: not unet.is_gradient_checkpointing)
     assert "too little memory for step 1: gradient checkpointing is on from here" in result.report
@@ -79,7 +79,7 @@ def test_checkpointing_comes_first_and_is_announced(tmp_path: Path, whole: Resul
     assert_close(result, whole)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_then_smaller_pieces_of_the_same_batch(tmp_path: Path, whole: Result) -> None:
     result = run(tmp_path, lambda unet, noisy: not unet.is_gradient_checkpointing or len(noisy) > 1)
     said = [line for line in result.report.splitlines() if "too little memory" in line]
@@ -91,7 +91,7 @@ def test_then_smaller_pieces_of_the_same_batch(tmp_path: Path, whole: Result) ->
     assert_close(result, whole)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_in_the_end_a_sentence_says_what_to_change_and_nothing_is_lost(tmp_path: Path, whole: Result) -> None:
     calls = 0
 
