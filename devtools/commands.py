@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from .base import ROOT, Failure, say
 from .environment import Setup
 from .host import FIRST_PORT, free_port, host_command, temp_folder
 from .interpreters import compute_in_one_thread, device_arguments
-from .processes import ProcessTree, clean_environment, forward, look_for_faults
+from .processes import BYTECODE, ProcessTree, clean_environment, forward, look_for_faults
 from .web_checks import check_web
 
 # each may hold a ComfyUI of its own, of 2 GB
@@ -52,7 +54,12 @@ def test(setup: Setup, options: argparse.Namespace) -> int:
     options.rest = [argument for argument in options.rest if argument not in web]
     # unlike -m pytest, this leaves the checkout off sys.path, where our nodes/ would hide the host's nodes.py
     start = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
-    return forward([setup.python, "-c", start, *in_parallel(options.rest)], environment)
+    try:
+        return forward([setup.python, "-c", start, *in_parallel(options.rest)], environment)
+    finally:
+        # of the programs that the tests made
+        temporary = Path(tempfile.gettempdir()).absolute()
+        shutil.rmtree(setup.cache / BYTECODE / Path(*temporary.parts[1:]), ignore_errors=True)
 
 
 def in_parallel(arguments: Sequence[str]) -> list[str]:

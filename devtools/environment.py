@@ -17,7 +17,7 @@ from .base import ROOT, Failure, say
 from .cache import cache_folder, has_sizes, is_whole, key_of, locked, remove, sizes_of, write_stamp
 from .comfyui import local_comfyui, registry_comfyui
 from .interpreters import make_venv, missing_modules, runs, venv_python
-from .processes import run_step
+from .processes import BYTECODE, run_step
 
 # to the last digit: torchaudio 2.11.1 cannot be imported beside torch 2.11.0, nor any of them beside a torch built for
 # another CUDA, and transformers, so peft too, imports it wherever ComfyUI's requirements put it
@@ -105,6 +105,8 @@ def check_torch_exists(version: tuple[int, int], system: str, machine: str) -> N
 def build_environment(folder: Path, wanted: Sequence[str], logs: Path) -> None:
     """Makes the environment where it stays (they cannot be moved); the stamp is written after this."""
     remove(folder)
+    # what was compiled for another may be damaged too: this is what a user is told to do then
+    shutil.rmtree(folder.parent.parent / BYTECODE, ignore_errors=True)
     make_venv(folder, logs / "venv.log")
     # one call for everything, so that torch, torchvision and torchaudio are chosen to fit each other; what is imported
     # is compiled then, and not all of it now

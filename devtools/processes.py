@@ -17,6 +17,8 @@ from typing import Any
 from .base import ROOT, WINDOWS, Failure, say
 from .cache import cache_folder
 
+# a folder in the cache
+BYTECODE = "bytecode"
 # paths of other interpreters' libraries; and a wish that would have all of torch's modules compiled at every start
 _UNWANTED = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 
@@ -28,7 +30,7 @@ def clean_environment() -> dict[str, str]:
     """
     environment = {k: v for k, v in os.environ.items() if k not in _UNWANTED}
     environment.update(PYTHONUNBUFFERED="1", PYTHONUTF8="1", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
-    environment.setdefault("PYTHONPYCACHEPREFIX", str(cache_folder(os.environ) / "bytecode"))
+    environment.setdefault("PYTHONPYCACHEPREFIX", str(cache_folder(os.environ) / BYTECODE))
     return environment
 
 

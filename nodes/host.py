@@ -139,11 +139,14 @@ def check_vae(vae: Any) -> None:
     """
     if getattr(vae, "first_stage_model", None) is None:
         raise ModelError("The VAE holds no model: the checkpoint has none; connect a VAE from Load VAE.")
-    if vae.latent_channels != 4 or vae.latent_dim != 2 or vae.downscale_ratio != 8:
-        raise ModelError(
-            f"The VAE makes latents of {vae.latent_channels} channels, SDXL's have 4; "
-            "connect the VAE of the same checkpoint."
-        )
+    asked = {
+        "latents of {} channels, SDXL's have {}": (vae.latent_channels, 4),
+        "latents of {} dimensions, SDXL's have {}": (vae.latent_dim, 2),
+        "one latent of {} pixels a side, SDXL's one of {}": (vae.downscale_ratio, 8),
+    }
+    for sentence, (found, right) in asked.items():
+        if found != right:
+            raise ModelError(f"The VAE makes {sentence.format(found, right)}; connect the VAE of the same checkpoint.")
 
 
 def model_file(model: Any) -> Path | None:

@@ -23,8 +23,22 @@ class NightScene(io.ComfyNode):
             search_aliases=["inpainting", "pines", "mask"],
             has_intermediate_output=True,
             inputs=[
-                io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
-                io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
+                io.Int.Input(
+                    "width",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Width of the image and its mask in pixels.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Height of the image and its mask in pixels.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=3,

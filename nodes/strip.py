@@ -35,13 +35,32 @@ class DenoisingStrip(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The initial noise.",
+                    tooltip="Number from which the initial noise is drawn: another one, another picture.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="CFG scale."),
-                io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The host's samplers."),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10_000,
+                    tooltip="Sampling steps of each image: more take longer and change it less and less.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="CFG scale: how strongly the prompt is enforced; too high over-saturates.",
+                ),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="Spacing of the sigmas."
+                    "sampler",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    tooltip="How the noise is taken away; those called ancestral or sde add new noise at each step.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    tooltip="How the noise levels are spaced over the steps; karras spends more on details.",
                 ),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="How much of the latent is made anew."

@@ -50,8 +50,22 @@ class Sweep(io.ComfyNode):
                 LoraModel.Input("lora", optional=True, tooltip="From Train SDXL LoRA. It goes before the file."),
                 io.String.Input("prompt", multiline=True, default="moon", tooltip="What the images show."),
                 io.String.Input("negative", multiline=True, default="", tooltip="What they must not show."),
-                io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
-                io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Pixels."),
+                io.Int.Input(
+                    "width",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Width of each image in pixels; time and memory grow with it.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Height of each image in pixels; time and memory grow with it.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -60,7 +74,13 @@ class Sweep(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="The initial noise, the same in every cell unless an axis varies it.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10_000,
+                    tooltip="Sampling steps of each image: more take longer and change it less and less.",
+                ),
                 io.Float.Input(
                     "cfg",
                     default=7.0,
@@ -69,9 +89,15 @@ class Sweep(io.ComfyNode):
                     step=0.1,
                     tooltip="CFG scale: how strongly the prompt is enforced; too high over-saturates.",
                 ),
-                io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The host's samplers."),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="Spacing of the sigmas."
+                    "sampler",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    tooltip="How the noise is taken away; those called ancestral or sde add new noise at each step.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    tooltip="How the noise levels are spaced over the steps; karras spends more on details.",
                 ),
                 io.Float.Input(
                     "lora_weight",

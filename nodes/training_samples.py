@@ -56,7 +56,13 @@ class SampleOptions(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="The same noise at every step, so that the images can be compared.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampling steps of each image: more take longer and change it less and less.",
+                ),
                 io.Float.Input(
                     "cfg",
                     default=7.0,

@@ -63,9 +63,10 @@ class Checkpoints:
         return found
 
     def forget_state(self) -> None:
-        """Delete the state of a run that is finished."""
+        """Delete the state of a run that is finished; one that others hold open goes when it is asked for again."""
         if self.writes:
-            self.outputs.state.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.outputs.state.unlink(missing_ok=True)
 
     @property
     def whence(self) -> str:

@@ -103,8 +103,15 @@ def find_place(name: str, run: str, precision: str, loras: Path, work: Path) -> 
             return Place(Outputs(path, folder), True, taken=taken)
         if not path.exists() and all(run_of(file) == run for file in files_on_the_way(path)):
             return Place(Outputs(path, folder), False, _twin(folder, run, precision, loras), taken)
-        taken = taken or f"{path.name} {_other(path, run)}"
+        taken = taken or _why_taken(path, run)
         number += 1
+
+
+def _why_taken(path: Path, run: str) -> str:
+    if path.exists():
+        return f"{path.name} {_other(path, run)}"
+    others = (file.name for file in sorted(files_on_the_way(path)) if run_of(file) != run)
+    return f"{next(others, path.name)} is of another run"
 
 
 def _other(path: Path, run: str) -> str:

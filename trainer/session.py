@@ -235,12 +235,17 @@ class Session:
             enough = self._enough(trainer, validator)
             # before the run is left for anything else: what is due at this step is due at no other
             if self.previews.due(step.step):
-                if self.previews.need_room():
+                if not self.previews.need_room():
+                    self.previews.draw(self.previews.lora(trainer), step.step)
+                elif self._may_lend(trainer):
                     raise _Leave("samples")
-                self.previews.draw(self.previews.lora(trainer), step.step)
+                else:
+                    self.job.say(
+                        f"The samples of step {step.step} are not drawn: they need the memory of the networks."
+                    )
             # a run that has taken its last step has nothing left to pause or to stop
-            if step.step < step.steps and (enough or control.stopping or control.paused):
-                raise _Leave("enough" if enough else "stopped" if control.stopping else "paused")
+            if step.step < step.steps:
+                self._leave_if_asked(trainer, enough=enough)
 
         with self.files.nothing_lost(trainer):
             try:
@@ -254,13 +259,28 @@ class Session:
                 if not (control.stopping and trainer.progress.step):
                     self._steps(trainer, on_step)
             except _Leave as leave:
-                if leave.reason in ("paused", "samples"):
-                    # all that is kept while the memory is lent back
-                    self.files.save_state(trainer)
-                elif leave.reason == "enough":
+                if leave.reason == "enough":
                     self.files.keep_state(trainer)
                 return leave.reason
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
+
+    def _leave_if_asked(self, trainer: Trainer, *, enough: bool) -> None:
+        control = self.job.control
+        if enough or control.stopping:
+            raise _Leave("enough" if enough else "stopped")
+        if control.paused:
+            if self._may_lend(trainer):
+                raise _Leave("paused")
+            # who resumed it or asked to stop it in the meantime has ended the pause
+            with contextlib.suppress(ValueError):
+                control.resume()
+            self.job.say("The run does not pause without a saved state: training goes on.")
+
+    def _may_lend(self, trainer: Trainer) -> bool:
+        """Whether the memory may be lent: the state is on disk, which is all that is kept then. If not, why is told."""
+        kept = self.files.keep_state(trainer)
+        # one that leaves the loop alone would wait for the others for ever
+        return self.job.processes.from_main(lambda: kept)
 
     def _enough(self, trainer: Trainer, validator: Validator) -> bool:
         # a run that has taken its last step does not end early

@@ -151,10 +151,10 @@ def test_buckets_are_those_of_the_settings_on_the_wires(editor: Editor, folder: 
 
 def test_search_and_problems_narrow_the_sheet_and_hostile_texts_stay_texts(preview: Locator, editor: Editor) -> None:
     images = preview.get_by_role("option")
-    assert HOSTILE in preview.locator(".mj-problems").inner_text()
+    expect(preview.locator(".mj-problems")).to_contain_text(HOSTILE)
     preview.get_by_role("searchbox", name="Search").fill("hostile onerror")
     expect(images).to_have_count(1)
-    assert images.first.locator(".mj-words").inner_text() == HOSTILE
+    expect(images.first.locator(".mj-words")).to_have_text(HOSTILE)
     images.first.click()
     expect(preview.get_by_role("textbox", name="Caption")).to_have_value(HOSTILE)
     expect(preview.locator(".mj-side strong").first).to_have_text(f"z{HOSTILE}.png")

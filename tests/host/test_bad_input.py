@@ -149,7 +149,7 @@ def test_a_vae_of_another_model_is_named(host: Host) -> None:
     graph = training()
     graph["other"] = node("VAELoader", vae_name="wide.safetensors")
     graph["train"]["inputs"]["vae"] = ["other", 0]
-    refuse(host, graph, "The VAE makes latents of 16 channels")
+    refuse(host, graph, "The VAE makes latents of 16 channels, SDXL's have 4; connect the VAE of the same checkpoint.")
 
 
 def test_odd_images_and_captions_are_handled_and_reported(host: Host) -> None:

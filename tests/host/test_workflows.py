@@ -33,7 +33,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "MjesecLoadKohyaConfig": {"steps": 4, "resolution": 128},
     "MjesecSweep": {"steps": 3, "width": SIDE, "height": SIDE},
     "MjesecDenoisingStrip": {"steps": 2, "at_steps": "0, 1, 2"},
-    "MjesecLossByWeight": {"images": 2},
     "MjesecNightScene": {"width": SIDE, "height": SIDE},
     "EmptyLatentImage": {"width": SIDE, "height": SIDE},
     "KSampler": {"steps": 3},

@@ -379,10 +379,12 @@ def test_a_half_made_environment_is_thrown_away_and_a_failed_one_leaves_no_stamp
     ours = (dev.ROOT / "requirements.txt").read_text(encoding="utf-8")
     folder = tmp_path / "env" / dev.environment_key("", ours, "no-such-torch")
     (folder / "half").mkdir(parents=True)
+    (tmp_path / "bytecode").mkdir()
     with pytest.raises(dev.Failure, match=r"^installing .* failed \(exit code 1\)\. Check the network"):
         dev.cached_python(tmp_path, comfyui, offline=False, environ={"MJESEC_TORCH": "no-such-torch"})
     assert "half-made or broken; making it anew" in capsys.readouterr().out
     assert not (folder / "half").exists()
+    assert not (tmp_path / "bytecode").exists()
     assert not (folder / "mjesec-environment.json").exists()
 
 

@@ -155,6 +155,46 @@ def test_a_save_that_is_asked_for_and_has_no_room_is_told_and_the_training_goes_
     tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
 
 
+def test_a_pause_whose_state_has_no_room_is_told_and_the_training_goes_on(
+    tmp_path: Path, disk: Disk, straight: Result
+) -> None:
+    job = make_job(tmp_path, SETTINGS)
+    job.watcher = At(3, job.control.pause)
+    disk["full"] = (STATE,)
+    result = train(job)
+    assert "The run does not pause without a saved state: training goes on." in result.report
+    assert not job.control.paused
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
+class Hungry:
+    """A sampler that wants the networks' memory after every third step."""
+
+    every = 3
+    drawn = 0
+
+    def needs_room(self) -> bool:
+        return True
+
+    def draw(self, *given: object) -> list[dict[str, str]]:
+        self.drawn += 1
+        return []
+
+
+def test_samples_whose_memory_cannot_be_lent_are_told_and_the_training_goes_on(
+    tmp_path: Path, disk: Disk, straight: Result
+) -> None:
+    job, disk["full"] = make_job(tmp_path, SETTINGS), (STATE,)
+    job.sampler = Hungry()
+    result = train(job)
+    told = [line for line in result.report.splitlines() if "are not drawn" in line]
+    assert told == [
+        f"The samples of step {step} are not drawn: they need the memory of the networks." for step in (3, 6)
+    ]
+    assert job.sampler.drawn == 0
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
 def test_a_file_that_is_due_and_has_no_room_still_ends_the_run_with_its_state(tmp_path: Path, disk: Disk) -> None:
     settings = make_settings(steps=6, train="unet", saving=SavingSettings(lora_steps=2))
     disk["full"] = ("-step00000002.safetensors",)

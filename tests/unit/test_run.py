@@ -108,6 +108,8 @@ def test_an_epoch_file_of_an_unfinished_other_run_is_never_overwritten(tmp_path:
     before = left.read_bytes()
     other = run(tmp_path, replace(settings, seed=1))
     assert other.path.name == "mjesec_2.safetensors"
+    # the file that is there is named, not one that is not
+    assert f"{left.name} is of another run, so this one becomes mjesec_2.safetensors." in other.report
     assert left.read_bytes() == before
     assert run(tmp_path, settings).path.name == "mjesec.safetensors"
 
