@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..trainer.night_scene import Disc, night_scene
 from .images import to_tensor
+from .sampling_inputs import size_inputs
 
 CATEGORY = "Mjesec/figure"
 
@@ -23,22 +24,7 @@ class NightScene(io.ComfyNode):
             search_aliases=["inpainting", "pines", "mask"],
             has_intermediate_output=True,
             inputs=[
-                io.Int.Input(
-                    "width",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Width of the image and its mask in pixels.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Height of the image and its mask in pixels.",
-                ),
+                *size_inputs("of the image and its mask in pixels"),
                 io.Int.Input(
                     "seed",
                     default=3,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from .folders import work_folder
 from .reports import report_shown
+from .sampling_inputs import sampling_inputs
 from .sockets import GridSocket
 
 
@@ -29,39 +29,7 @@ class DenoisingStrip(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What it must not show."),
                 io.Latent.Input("latent_image", tooltip="One image to start from; an empty one for text to image."),
                 io.Vae.Input("vae", tooltip="Decodes the frames."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Number from which the initial noise is drawn: another one, another picture.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10_000,
-                    tooltip="Sampling steps of each image: more take longer and change it less and less.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="CFG scale: how strongly the prompt is enforced; too high over-saturates.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="How the noise is taken away; those called ancestral or sde add new noise at each step.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    tooltip="How the noise levels are spaced over the steps; karras spends more on details.",
-                ),
+                *sampling_inputs("Number from which the initial noise is drawn: another one, another picture."),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="How much of the latent is made anew."
                 ),

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import comfy.samplers
 import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -19,6 +18,7 @@ from .folders import unknown_yet, work_folder
 from .grid import Attempts, Grid, sweep_shown
 from .progress import NodeWatcher
 from .reports import report_shown
+from .sampling_inputs import sampling_inputs, size_inputs
 from .sockets import AxesSocket, GridSocket, LoraModel
 
 if TYPE_CHECKING:
@@ -50,55 +50,8 @@ class Sweep(io.ComfyNode):
                 LoraModel.Input("lora", optional=True, tooltip="From Train SDXL LoRA. It goes before the file."),
                 io.String.Input("prompt", multiline=True, default="moon", tooltip="What the images show."),
                 io.String.Input("negative", multiline=True, default="", tooltip="What they must not show."),
-                io.Int.Input(
-                    "width",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Width of each image in pixels; time and memory grow with it.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Height of each image in pixels; time and memory grow with it.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The initial noise, the same in every cell unless an axis varies it.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10_000,
-                    tooltip="Sampling steps of each image: more take longer and change it less and less.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="CFG scale: how strongly the prompt is enforced; too high over-saturates.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="How the noise is taken away; those called ancestral or sde add new noise at each step.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    tooltip="How the noise levels are spaced over the steps; karras spends more on details.",
-                ),
+                *size_inputs("of each image in pixels; time and memory grow with it"),
+                *sampling_inputs("The initial noise, the same in every cell unless an axis varies it."),
                 io.Float.Input(
                     "lora_weight",
                     default=1.0,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import comfy.samplers
 from comfy_api.latest import io
 
+from .sampling_inputs import sampling_inputs, size_inputs
 from .shot import Shot
 from .sockets import TrainingSamplesSocket
 
@@ -46,39 +46,12 @@ class SampleOptions(io.ComfyNode):
                     max=1_000_000,
                     tooltip="Optimizer steps between samples; 0 draws only when asked to (sample now).",
                 ),
-                io.Int.Input("width", default=1024, min=64, max=4096, step=8, tooltip="Width in pixels."),
-                io.Int.Input("height", default=1024, min=64, max=4096, step=8, tooltip="Height in pixels."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The same noise at every step, so that the images can be compared.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=1000,
-                    tooltip="Sampling steps of each image: more take longer and change it less and less.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="CFG scale: how strictly the prompt counts.",
-                ),
-                io.Combo.Input(
-                    "sampler", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="ComfyUI's sampler."
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="normal",
-                    tooltip="ComfyUI's schedule of noise levels.",
+                *size_inputs("in pixels", most=4096),
+                *sampling_inputs(
+                    "The same noise at every step, so that the images can be compared.",
+                    most_steps=1000,
+                    sampler="euler",
+                    scheduler="normal",
                 ),
                 io.Float.Input(
                     "strength",

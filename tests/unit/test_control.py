@@ -19,7 +19,7 @@ from pack.trainer.run import train
 from pack.trainer.run_log import read_records
 from pack.trainer.run_status import status_of
 from pack.trainer.sdxl import Parts
-from tiny_parts import Log, Stop, make_job, make_settings
+from tiny_parts import Drawing, Log, Stop, make_job, make_settings
 
 SETTINGS = make_settings(steps=4, train="unet", gradient_accumulation=2, schedule="cosine")
 
@@ -199,31 +199,6 @@ def test_nothing_of_a_finished_run_is_held_by_its_job(tmp_path: Path) -> None:
     gc.collect()
     assert result.path.exists()
     assert [ref() for ref in made] == [None]
-
-
-class Drawing:
-    """A sampler that keeps what it is given; with ``room`` it wants the networks' memory while it draws."""
-
-    def __init__(self, every: int, *, room: bool = False, fails: bool = False) -> None:
-        self.every, self.room, self.fails = every, room, fails
-        self.drawn: dict[int, dict[str, object]] = {}
-        self.held: list[weakref.ref[object]] = []
-        self.alive: list[int] = []
-
-    def parts(self) -> Parts:
-        made = tiny_parts.make_parts()
-        self.held.append(weakref.ref(made.unet))
-        return made
-
-    def needs_room(self) -> bool:
-        return self.room
-
-    def draw(self, lora: dict[str, object], outputs: object, step: int) -> list[dict[str, str]]:
-        self.alive.append(sum(ref() is not None for ref in self.held))
-        if self.fails:
-            raise RuntimeError("no paint left")
-        self.drawn[step] = lora
-        return [{"filename": f"{step}.png", "subfolder": "", "type": "output"}]
 
 
 @pytest.mark.parametrize("room", [False, True], ids=["beside the networks", "in their memory"])

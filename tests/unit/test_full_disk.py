@@ -14,7 +14,7 @@ from pack.trainer.run import Result, train
 from pack.trainer.run_log import read_records
 from pack.trainer.run_options import SavingSettings
 from pack.trainer.session import Session
-from tiny_parts import Log, Stop, make_job, make_settings
+from tiny_parts import Drawing, Log, Stop, make_job, make_settings
 
 SETTINGS = make_settings(steps=6, train="unet", saving=SavingSettings(state_steps=2))
 STATE = "state.safetensors"
@@ -167,31 +167,17 @@ def test_a_pause_whose_state_has_no_room_is_told_and_the_training_goes_on(
     tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
 
 
-class Hungry:
-    """A sampler that wants the networks' memory after every third step."""
-
-    every = 3
-    drawn = 0
-
-    def needs_room(self) -> bool:
-        return True
-
-    def draw(self, *given: object) -> list[dict[str, str]]:
-        self.drawn += 1
-        return []
-
-
 def test_samples_whose_memory_cannot_be_lent_are_told_and_the_training_goes_on(
     tmp_path: Path, disk: Disk, straight: Result
 ) -> None:
     job, disk["full"] = make_job(tmp_path, SETTINGS), (STATE,)
-    job.sampler = Hungry()
+    job.sampler = Drawing(3, room=True)
     result = train(job)
     told = [line for line in result.report.splitlines() if "are not drawn" in line]
     assert told == [
         f"The samples of step {step} are not drawn: they need the memory of the networks." for step in (3, 6)
     ]
-    assert job.sampler.drawn == 0
+    assert job.sampler.drawn == {}
     tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
 
 

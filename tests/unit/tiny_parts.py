@@ -6,6 +6,7 @@ Everything is made from fixed seeds, so two calls give equal networks that share
 from __future__ import annotations
 
 import functools
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -307,6 +308,31 @@ class Log:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+
+class Drawing:
+    """A sampler that keeps what it is given; with ``room`` it wants the networks' memory while it draws."""
+
+    def __init__(self, every: int, *, room: bool = False, fails: bool = False) -> None:
+        self.every, self.room, self.fails = every, room, fails
+        self.drawn: dict[int, dict[str, object]] = {}
+        self.held: list[weakref.ref[object]] = []
+        self.alive: list[int] = []
+
+    def parts(self) -> Parts:
+        made = make_parts()
+        self.held.append(weakref.ref(made.unet))
+        return made
+
+    def needs_room(self) -> bool:
+        return self.room
+
+    def draw(self, lora: dict[str, object], outputs: object, step: int) -> list[dict[str, str]]:
+        self.alive.append(sum(ref() is not None for ref in self.held))
+        if self.fails:
+            raise RuntimeError("no paint left")
+        self.drawn[step] = lora
+        return [{"filename": f"{step}.png", "subfolder": "", "type": "output"}]
 
 
 class Stop(BaseException):
