@@ -11,8 +11,8 @@ from .samples import Dataset, Sample
 
 
 def combine(datasets: Sequence[Dataset], regularisation: Dataset | None = None) -> Dataset:
-    """All samples in the order given; those of ``regularisation`` marked, and repeated until an epoch shows as many
-    of them as of the others (sd-scripts' DreamBoothDataset). Problems are kept.
+    """All samples in the order given; those of ``regularisation`` marked, and repeated until an epoch shows at least
+    as many of them as of the others (sd-scripts' DreamBoothDataset). Problems are kept.
 
     Raises DatasetError when there is nothing to combine.
     """
@@ -33,12 +33,15 @@ def combine(datasets: Sequence[Dataset], regularisation: Dataset | None = None) 
 
 
 def _balanced(samples: Sequence[Sample], wanted: int) -> tuple[Sample, ...]:
-    """As many showings as ``wanted``: the first images get one repeat more, or the last ones are left out."""
+    """At least as many showings as ``wanted``: the first images get one repeat more, or the last ones are left out.
+
+    An image comes with all of its repeats, so that the last one may pass what is wanted.
+    """
     repeats = [0] * len(samples)
     shown, place = 0, 0
     while shown < wanted and samples:
         index = place % len(samples)
-        more = min(samples[index].repeats if place < len(samples) else 1, wanted - shown)
+        more = samples[index].repeats if place < len(samples) else 1
         repeats[index] += more
         shown, place = shown + more, place + 1
     return tuple(

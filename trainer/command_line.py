@@ -129,7 +129,7 @@ def read_images(command: Command, places: Places, config: Path) -> Dataset:
     wanted = [folder for folder in folders if not folder.regularisation]
     if command.images:
         like = wanted[0] if wanted else ImageFolder("", caption_extension=".txt")
-        wanted = [replace(like, path=command.images)]
+        wanted = [replace(like, path=command.images, layout="mixed")]
     if not wanted:
         raise DatasetError("The configuration names no images; set train_data_dir, or give --images FOLDER.")
 
@@ -139,6 +139,7 @@ def read_images(command: Command, places: Places, config: Path) -> Dataset:
             caption_extension=folder.caption_extension,
             repeats=folder.repeats,
             default_caption=folder.class_tokens,
+            layout=folder.layout,
         )
 
     return combine([scan(f) for f in wanted], combine([scan(f) for f in prior]) if prior else None)
@@ -212,5 +213,7 @@ def _base(file: SingleFile, encoder: dict[str, torch.Tensor], watcher: Watcher, 
 
 
 def told(run: KohyaRun, dataset: Dataset, command: Command) -> str:
-    """The configuration's report, with cut tokens where there is a tokenizer."""
-    return report(run, dataset, load_tokenizer(find_tokenizer(command.tokenizer)))
+    """The configuration's report, with cut tokens where there is a tokenizer; of a check also that of the images,
+    which a training gives itself."""
+    lines = report(run, dataset, load_tokenizer(find_tokenizer(command.tokenizer)))
+    return f"{lines}\n{dataset.report(buckets=run.settings.buckets)}" if command.check else lines

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from .caption_tables import CaptionTable, read_caption_table
 from .captions import read_caption
@@ -25,6 +26,9 @@ _REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
 # what trainers and file managers leave beside images
 NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
 _THREADS = 4
+
+
+Layout = Literal["mixed", "flat", "folders"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def scan_folder(
     repeats: int = 1,
     default_caption: str = "",
     caption_table: str = "",
+    layout: Layout = "mixed",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """The dataset in a folder, in the order of the file names.
@@ -56,6 +61,8 @@ def scan_folder(
 
     caption_table: a JSON or JSON lines file in the folder with the captions of many images; where it has one for an
     image, it is used instead of the image's own file.
+    layout: ``flat`` reads no sub-folders, as sd-scripts does for an image_dir; ``folders`` leaves out images that lie
+    beside sub-folders with images, as it does for a train_data_dir. What is left out is a problem.
     on_progress: called with (files read, files in all) after each; an exception it raises ends the scan.
 
     Raises DatasetError when there is no such folder or no usable image in it. Everything else that is
@@ -65,7 +72,7 @@ def scan_folder(
     root = _existing_folder(folder)
     problems: list[Problem] = []
     table = _table(root, caption_table)
-    found = list(_find(root, caption_extension, repeats, default_caption, problems))
+    found = list(_find(root, caption_extension, repeats, default_caption, layout, problems))
     samples = list(_read_all(found, root, caption_extension, table, problems, on_progress))
     if not samples:
         raise DatasetError(_why_nothing(folder, problems))
@@ -110,32 +117,53 @@ def _why_nothing(folder: str | os.PathLike[str], problems: list[Problem]) -> str
 
 
 def _find(
-    root: Path, caption_extension: str, repeats: int, default_caption: str, problems: list[Problem]
+    root: Path,
+    caption_extension: str,
+    repeats: int,
+    default_caption: str,
+    layout: Layout,
+    problems: list[Problem],
 ) -> Iterator[_Found]:
     images, folders = _listing(root, root, caption_extension, problems)
-    yield from (_Found(_name(path, root), path, repeats, default_caption) for path in images)
-    used = []
+    inner, used = [], []
     for folder in folders:
-        if folder.name == MASKS:
-            continue
-        match = _REPEATS_AND_NAME.fullmatch(folder.name)
-        if match is None or int(match[1]) < 1:
-            detail = "its name is not a number of repeats and a name, such as 10_moon"
-            problems.append(Problem(_name(folder, root), "folder_ignored", detail))
-            continue
-        if int(match[1]) > MOST_REPEATS:
-            detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
-            problems.append(Problem(_name(folder, root), "folder_ignored", detail))
-            continue
-        inner_images, inner_folders = _listing(folder, root, caption_extension, problems)
-        yield from (_Found(_name(path, root), path, int(match[1]), match[2].strip()) for path in inner_images)
-        detail = "only folders directly in the dataset's folder are read"
-        others = [inner for inner in inner_folders if inner.name != MASKS]
-        problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in others]
-        used += [folder.name] if inner_images else []
+        if folder.name != MASKS and (shown := _repeats_of(folder, root, layout, problems)):
+            found = _in_folder(folder, root, caption_extension, shown, problems)
+            inner += found
+            used += [folder.name] if found else []
     if images and used:
-        detail = f"{len(images)} images lie beside the sub-folders {printable(', '.join(used))}; all are used"
+        count, fate = len(images), "all are used"
+        if layout == "folders":
+            images, fate = [], "those in the sub-folders alone are used"
+        detail = f"{count} images lie beside the sub-folders {printable(', '.join(used))}; {fate}"
         problems.append(Problem(".", "mixed_folder", detail))
+    yield from (_Found(_name(path, root), path, repeats, default_caption) for path in images)
+    yield from inner
+
+
+def _repeats_of(folder: Path, root: Path, layout: Layout, problems: list[Problem]) -> int:
+    """The repeats that a sub-folder's name gives its images; 0 where it is not read, which becomes a problem."""
+    match = _REPEATS_AND_NAME.fullmatch(folder.name)
+    if layout == "flat":
+        detail = "an image_dir is read without its sub-folders; name it as one of its own"
+    elif match is None or int(match[1]) < 1:
+        detail = "its name is not a number of repeats and a name, such as 10_moon"
+    elif int(match[1]) > MOST_REPEATS:
+        detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
+    else:
+        return int(match[1])
+    problems.append(Problem(_name(folder, root), "folder_ignored", detail))
+    return 0
+
+
+def _in_folder(folder: Path, root: Path, caption_extension: str, repeats: int, problems: list[Problem]) -> list[_Found]:
+    """The images of a sub-folder, with the second half of its name for a caption."""
+    images, folders = _listing(folder, root, caption_extension, problems)
+    detail = "only folders directly in the dataset's folder are read"
+    others = [inner for inner in folders if inner.name != MASKS]
+    problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in others]
+    name = folder.name.partition("_")[2].strip()
+    return [_Found(_name(path, root), path, repeats, name) for path in images]
 
 
 def _listing(

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .dataset import MOST_REPEATS
+from .dataset import MOST_REPEATS, Layout
 from .errors import SettingsError
 from .kohya_keys import MUST_BE_OFF, NO_SAMPLES, SAMPLE_KEYS
-from .kohya_settings import read_settings
+from .kohya_settings import is_folder_of_masks, read_settings
 from .kohya_text import KohyaText, Read, Subset, parse_kohya
 from .kohya_values import Keys
 from .samples import Dataset
@@ -36,6 +36,7 @@ _OVERRIDDEN = {
     "mixed_precision": "precision",
 }
 _OF_A_FOLDER = ("image_dir", "num_repeats", "class_tokens", "is_reg", "caption_extension", "custom_attributes")
+_MASKS = "conditioning_data_dir"
 _RENAMED = {"batch_size": "train_batch_size"}
 
 
@@ -43,7 +44,7 @@ _RENAMED = {"batch_size": "train_batch_size"}
 class ImageFolder:
     """A folder of images. repeats: of images that no N_name folder counts; class_tokens: their missing captions.
 
-    regularisation: they keep what the base knows already.
+    regularisation: they keep what the base knows already. layout: as for `scan_folder`.
     """
 
     path: str
@@ -51,6 +52,7 @@ class ImageFolder:
     class_tokens: str = ""
     caption_extension: str = ".caption"
     regularisation: bool = False
+    layout: Layout = "mixed"
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def _common(subsets: tuple[Subset, ...]) -> dict[str, object]:
     out: dict[str, object] = {}
     for name in sorted(names):
         given = [subset.values.get(name) for subset in subsets]
+        if name == _MASKS:
+            # each folder has its own; one that is named otherwise than all must be is refused later
+            given = sorted({str(value) for value in given if value}, key=is_folder_of_masks)[:1] or given
         if any(value != given[0] for value in given):
             shown = ", ".join("nothing" if value is None else str(value) for value in given)
             raise SettingsError(f"{name} differs among the image folders ({shown}); give all of them the same value.")
@@ -156,11 +161,11 @@ def _places(parsed: KohyaText) -> Places:
     values = parsed.values
     extension = str(values.get("caption_extension") or values.get("caption_extention") or ".caption")
     if parsed.subsets:
-        folders = tuple(_folder(subset, extension) for subset in parsed.subsets)
+        folders = tuple(_folder(subset, extension, values) for subset in parsed.subsets)
     else:
         repeats = _repeats(values, "dataset_repeats")
         named = [(str(values.get(key) or ""), key == "reg_data_dir") for key in ("train_data_dir", "reg_data_dir")]
-        folders = tuple(ImageFolder(path, repeats, "", extension, reg) for path, reg in named if path)
+        folders = tuple(ImageFolder(path, repeats, "", extension, reg, "folders") for path, reg in named if path)
     return Places(
         checkpoint=str(values.get("pretrained_model_name_or_path") or ""),
         vae=str(values.get("vae") or ""),
@@ -171,17 +176,18 @@ def _places(parsed: KohyaText) -> Places:
     )
 
 
-def _folder(subset: Subset, extension: str) -> ImageFolder:
+def _folder(subset: Subset, extension: str, common: Mapping[str, object]) -> ImageFolder:
     values = subset.values
     path = str(values.get("image_dir") or "")
     if not path:
         raise SettingsError("A subset of the dataset configuration has no image_dir; name its folder of images.")
     return ImageFolder(
         path,
-        _repeats(values, "num_repeats"),
+        _repeats(values, "num_repeats") if values.get("num_repeats") else _repeats(common, "dataset_repeats"),
         str(values.get("class_tokens") or ""),
         str(values.get("caption_extension") or extension),
         bool(values.get("is_reg")),
+        "flat",
     )
 
 
@@ -208,6 +214,8 @@ def _read_places(keys: Keys, *, in_graph: bool) -> None:
 
 
 def _read_folders(keys: Keys, of_folders: Mapping[str, object], *, in_graph: bool) -> None:
+    if of_folders and not in_graph:
+        keys.idle_for("the dataset configuration names the folders of images", "train_data_dir", "reg_data_dir")
     for name, value in of_folders.items():
         told = f"{name} of an image folder"
         if name in MUST_BE_OFF and value:

@@ -23,6 +23,7 @@ def report(run: KohyaRun, dataset: Dataset | None, tokenize: Tokenize | None = N
     lines = [*_length_lines(run, dataset), *rate_lines(settings)]
     if dataset is not None and tokenize is not None:
         lines.append(_cut_line(settings, [len(tokenize(sample.caption)) - 2 for sample in dataset.samples]))
+    lines += _deviations(run)
     if "seed" not in run.values:
         lines.append(f"seed is not given, and sd-scripts would draw one; {settings.seed} is taken.")
     lines.append(f"Honoured: {len(run.honoured)} keys.")
@@ -46,6 +47,22 @@ def _length_lines(run: KohyaRun, dataset: Dataset | None) -> list[str]:
     if "epoch" in run.idle and "max_train_epochs" not in run.honoured:
         asked = f"The GUI's epoch = {run.values['epoch']} does not count"
         lines.append(f"{asked}: the steps decide, and the run is {epochs:.2f} epochs long.")
+    return lines
+
+
+def _deviations(run: KohyaRun) -> list[str]:
+    """Where this trainer does on purpose what sd-scripts does not."""
+    loss, lines = run.settings.loss, []
+    if run.places.zero_terminal_snr and (loss.min_snr_gamma or loss.debiased or loss.v_prediction_like_noise):
+        lines.append(
+            "Weights of the loss follow the SNR of the rescaled noise levels; sd-scripts takes that of the levels "
+            "before zero_terminal_snr rescales them."
+        )
+    if (count := run.settings.gradient_accumulation) > 1:
+        lines.append(
+            f"A step at the end of an epoch that has fewer than {count} batches is their mean; sd-scripts divides "
+            f"their sum by {count}."
+        )
     return lines
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from .batches import steps_per_epoch
 from .buckets import BucketSettings, place
 from .images import read_size
-from .kohya_network import read_network, read_optimizer
-from .kohya_values import Keys
+from .kohya_network import read_network
+from .kohya_optimizer import read_optimizer
+from .kohya_values import Fields, Keys
+from .mask_files import MASKS
 from .options import (
     HUBER_SCHEDULES,
     LOSSES,
@@ -17,8 +21,6 @@ from .options import (
 from .run_options import SavingSettings, ValidationSettings
 from .samples import Dataset
 from .settings import TrainSettings
-
-Fields = dict[str, object]
 
 
 def read_settings(keys: Keys, dataset: Dataset | None, overrides: Fields, processes: int = 1) -> TrainSettings:
@@ -41,10 +43,17 @@ def read_settings(keys: Keys, dataset: Dataset | None, overrides: Fields, proces
     fields |= overrides
     fields |= read_optimizer(keys, network_arguments, fields)
     # tools write arguments that are off as well
-    if left := [f"{k}={v}" for k, v in network_arguments.items() if v.lower() not in ("false", "none", "0", "")]:
+    if left := [f"{k}={v}" for k, v in network_arguments.items() if not _is_off(v)]:
         keys.refuse("network_args", f"'{left[0]}' has no counterpart here; remove it")
-    fields |= {"loss": _loss(keys), "captions": _captions(keys)}
+    fields |= {"loss": _loss(keys, dataset), "captions": _captions(keys)}
     return TrainSettings(**fields)  # type: ignore[arg-type]
+
+
+def _is_off(value: str) -> bool:
+    try:
+        return float(value) == 0
+    except ValueError:
+        return value.lower() in ("false", "none", "")
 
 
 def _files(keys: Keys) -> Fields:
@@ -110,7 +119,7 @@ def _precision(keys: Keys) -> Fields:
 def _length(keys: Keys, fields: Fields, dataset: Dataset | None, override: object) -> Fields:
     """Steps, epochs and held-out images: what depends on how many images there are."""
     share = keys.number("validation_split", 0.0)
-    held_out = round(share * dataset.num_images) if dataset else 0
+    held_out = _held_out(dataset, share) if dataset else 0
     per_epoch = None
     if dataset is not None:
         per_epoch = kohya_steps_per_epoch(dataset.split(held_out, fields["seed"])[0], fields)  # type: ignore[arg-type]
@@ -141,12 +150,22 @@ def _length(keys: Keys, fields: Fields, dataset: Dataset | None, override: objec
     }
 
 
+def _held_out(dataset: Dataset, share: float) -> int:
+    """How many images sd-scripts holds out (split_train_val), which never are regularisation images."""
+    count = sum(not sample.regularisation for sample in dataset.samples)
+    return count - math.ceil(count * (1 - share))
+
+
 def _validation(keys: Keys, held_out: int, per_epoch: int | None) -> ValidationSettings:
-    names = ("validate_every_n_steps", "validate_every_n_epochs")
+    in_steps, in_epochs = "validate_every_n_steps", "validate_every_n_epochs"
     if not held_out:
-        keys.idle_for("no images are held out", *names)
+        keys.idle_for("no images are held out", in_steps, in_epochs)
         return ValidationSettings()
-    every = keys.whole(names[0], 0) or keys.whole(names[1], 0) * (per_epoch or 0)
+    if every := keys.whole(in_steps, 0):
+        # sd-scripts measures at both distances; what is learnt depends on neither
+        keys.idle_for(f"{in_steps} decides", in_epochs)
+    else:
+        every = keys.whole(in_epochs, 1) * (per_epoch or 0)
     return ValidationSettings(every=every, keep_best=False)
 
 
@@ -158,7 +177,7 @@ def kohya_steps_per_epoch(dataset: Dataset, fields: Fields) -> int:
     return steps_per_epoch(places, repeats, fields["batch_size"], fields["gradient_accumulation"])  # type: ignore[arg-type]
 
 
-def _loss(keys: Keys) -> LossSettings:
+def _loss(keys: Keys, dataset: Dataset | None) -> LossSettings:
     kind = keys.choice("loss_type", "l2", LOSSES)
     loss: Fields = {"kind": kind, "min_snr_gamma": keys.number("min_snr_gamma", 0.0)}
     if kind == "l2":
@@ -173,7 +192,7 @@ def _loss(keys: Keys) -> LossSettings:
         "v_prediction_like_noise": keys.flag("scale_v_pred_loss_like_noise_pred"),
         "min_timestep": keys.whole("min_timestep", 0),
         "max_timestep": keys.whole("max_timestep", 1000),
-        "mask": _mask(keys),
+        "mask": _mask(keys, dataset),
         "prior_weight": keys.number("prior_loss_weight", 1.0),
     }
     return LossSettings(**loss, **_noise(keys))  # type: ignore[arg-type]
@@ -196,13 +215,21 @@ def _noise(keys: Keys) -> Fields:
     return out
 
 
-def _mask(keys: Keys) -> str:
+def is_folder_of_masks(path: object) -> bool:
+    """Whether it ends in the name that such a folder must have."""
+    return str(path).rstrip("/\\").replace("\\", "/").rpartition("/")[2] == MASKS
+
+
+def _mask(keys: Keys, dataset: Dataset | None) -> str:
     alpha, masked, folder = keys.flag("alpha_mask"), keys.flag("masked_loss"), keys.text("conditioning_data_dir")
     if not masked:
         keys.idle_for("masked_loss is off", "conditioning_data_dir")
         return "alpha" if alpha else "none"
-    if folder and folder.rstrip("/\\").replace("\\", "/").rpartition("/")[2] != "masks":
+    if folder and not is_folder_of_masks(folder):
         keys.refuse("conditioning_data_dir", "masks are read from a folder 'masks' beside the images; move them there")
+    elif folder and dataset and not any(sample.mask_hash for sample in dataset.samples):
+        why = f"no image has a mask of its name in a folder '{MASKS}' beside it; move '{folder}' there"
+        keys.refuse("conditioning_data_dir", why)
     if not (alpha or folder):
         keys.refuse("masked_loss", "there are no masks; set alpha_mask, or conditioning_data_dir to a folder 'masks'")
     return "files" if folder else "alpha"
@@ -217,6 +244,8 @@ def _captions(keys: Keys) -> CaptionSettings:
         "wildcards": keys.flag("enable_wildcard"),
         "tokens": keys.whole("max_token_length", 75),
     }
+    # without the key a mark is text, as it is where no tags move
+    captions["keep_separator"] = ""
     if captions["tokens"] != 75:
         captions["long_captions"] = "kohya"
     if captions["shuffle"] or captions["tag_dropout"]:

@@ -175,8 +175,10 @@ def _subsets(data: Mapping[str, Any]) -> Iterable[Subset]:
         raise SettingsError("general is no section; write it as [general] with its keys below it.")
     for dataset in _tables(data, "datasets"):
         shared = {**general, **{k: v for k, v in dataset.items() if k != "subsets"}}
-        for subset in _tables(dataset, "subsets", "datasets."):
-            yield Subset({**shared, **subset})
+        subsets = _tables(dataset, "subsets", "datasets.")
+        if not subsets:
+            raise SettingsError("A [[datasets]] has no image folders; add [[datasets.subsets]] with an image_dir.")
+        yield from (Subset({**shared, **subset}) for subset in subsets)
 
 
 def _tables(data: Mapping[str, Any], name: str, within: str = "") -> list[dict[str, Any]]:

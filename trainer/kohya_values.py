@@ -11,6 +11,10 @@ from typing import TypeVar
 from .kohya_keys import MUST_BE_OFF, NO_EFFECT, OTHER_FAMILIES
 
 Default = TypeVar("Default")
+Fields = dict[str, object]
+"""Fields of the settings by name, on their way there."""
+Arguments = dict[str, str]
+"""What network_args or optimizer_args give, as written."""
 
 
 class Keys:
@@ -70,8 +74,11 @@ class Keys:
         except (TypeError, ValueError):
             return self._wrong(name, value, "numbers", default=[])
 
-    def arguments(self, name: str) -> dict[str, str]:
-        """``key=value`` pieces from a list, or from text with spaces between them."""
+    def arguments(self, name: str, *, quoted: bool = False) -> dict[str, str]:
+        """``key=value`` pieces from a list, or from text with spaces between them.
+
+        quoted: values are Python literals, whose quotation marks belong to them.
+        """
         value = self._take(name)
         if _empty(value):
             return {}
@@ -80,7 +87,7 @@ class Keys:
         if wrong := [piece for piece in pieces if not re.fullmatch(r"\w+\s*=.+", piece, re.DOTALL)]:
             return self._wrong(name, wrong[0], "key=value pieces", default={})
         parted = (piece.partition("=") for piece in pieces)
-        return {key.strip(): text.strip().strip("'\"") for key, _, text in parted}
+        return {key.strip(): text.strip() if quoted else text.strip().strip("'\"") for key, _, text in parted}
 
     def idle_for(self, reason: str, *names: str, unread: bool = False) -> None:
         """These keys change nothing in this run, for one reason; ``unread``: only those that nothing has read."""
@@ -157,3 +164,32 @@ def _numeric(value: object) -> bool:
 def _shown(value: object) -> str:
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def argument_number(keys: Keys, arguments: Arguments, name: str, default: float, key: str = "network_args") -> float:
+    """A number out of ``arguments``, which it is taken out of."""
+    text = arguments.pop(name, "None")
+    try:
+        number = default if text in ("None", "") else float(text)
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    keys.refuse(key, f"{name}={text} is no number; correct it")
+    return default
+
+
+def whole_argument(keys: Keys, arguments: Arguments, name: str, default: int) -> int:
+    """The same for a whole number of network_args."""
+    number = argument_number(keys, arguments, name, default)
+    if number == int(number):
+        return int(number)
+    keys.refuse("network_args", f"{name}={number:g} is no whole number; correct it")
+    return default
+
+
+def note_idle(keys: Keys, arguments: Arguments, reasons: Mapping[str, str]) -> None:
+    """Take out the arguments that change nothing, and note why."""
+    for name in [name for name in arguments if name in reasons]:
+        del arguments[name]
+        keys.idle[f"network_args {name}"] = reasons[name]

@@ -42,7 +42,7 @@ def lora_metadata(
     settings: TrainSettings, dataset: Dataset, examples: tuple[Example, ...], facts: RunFacts
 ) -> dict[str, str]:
     """Metadata, every value a string, as kohya-ss/sd-scripts' train_network.py and sai_model_spec.py write them."""
-    text = settings.trains_text
+    text, relative = settings.trains_text, settings.adafactor_relative_step
     width, height = settings.buckets.resolution
     return {
         RUN_KEY: facts.run,
@@ -50,9 +50,10 @@ def lora_metadata(
         "ss_training_started_at": str(facts.started),
         "ss_training_finished_at": str(facts.finished),
         "ss_output_name": facts.name,
-        "ss_learning_rate": str(settings.unet_lr),
-        "ss_text_encoder_lr": str(settings.text_lr if text else None),
-        "ss_unet_lr": str(settings.unet_lr),
+        # as sd-scripts: rates that no weight sees are none, and the schedule has the name of who sets them
+        "ss_learning_rate": str(None if relative else settings.unet_lr),
+        "ss_text_encoder_lr": str(settings.text_lr if text and not relative else None),
+        "ss_unet_lr": str(None if relative else settings.unet_lr),
         "ss_num_train_images": str(sum(s.repeats for s in dataset.samples if not s.regularisation)),
         "ss_num_reg_images": str(sum(s.repeats for s in dataset.samples if s.regularisation)),
         "ss_num_batches_per_epoch": str(facts.steps_per_epoch * settings.gradient_accumulation),
@@ -63,7 +64,7 @@ def lora_metadata(
         "ss_gradient_accumulation_steps": str(settings.gradient_accumulation),
         "ss_max_train_steps": str(settings.steps),
         "ss_lr_warmup_steps": str(settings.warmup_steps),
-        "ss_lr_scheduler": settings.schedule,
+        "ss_lr_scheduler": f"adafactor:{settings.unet_lr}" if relative else settings.schedule,
         "ss_network_module": "networks.lora" if settings.adapter.kind == "lora" else "lycoris.kohya",
         "ss_network_args": json.dumps(_network_arguments(settings)),
         "ss_network_dim": str(settings.rank),

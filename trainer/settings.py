@@ -217,5 +217,6 @@ def thesis_settings(**changes: object) -> TrainSettings:
         "told_crop": "kohya",
         "save_every_epochs": 1,
         "images": ImageSettings(exif_rotate=False, alpha_background=None),
+        "captions": CaptionSettings(keep_separator=""),
     }
     return TrainSettings(**{**base, **changes})  # type: ignore[arg-type]

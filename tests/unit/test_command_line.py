@@ -126,6 +126,18 @@ def test_a_configuration_becomes_a_lora(workplace: Path, tmp_path: Path, capsys:
     assert "moon.safetensors holds this very run already" in capsys.readouterr().out
 
 
+def test_a_check_names_what_is_wrong_with_the_images(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_parts.write_images(tmp_path / "1_disc", count=2)
+    (tmp_path / "1_disc" / "broken.png").write_bytes(b"no picture")
+    tiny_parts.write_images(tmp_path / "misc", count=1)
+    assert main(arguments(workplace, tmp_path, "--images", str(tmp_path), "--check")) == 0
+    told = capsys.readouterr().out
+    assert "1_disc/broken.png" in told
+    assert "misc: its name is not a number of repeats and a name" in told
+
+
 def test_a_check_reads_everything_and_trains_nothing(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,7 +163,7 @@ THESIS = {
     "adapter": AdapterSettings(),
     "optimizer_options": OptimizerSettings(),
     "loss": LossSettings(),
-    "captions": CaptionSettings(),
+    "captions": CaptionSettings(keep_separator=""),
     "ema": EmaSettings(),
     "memory_profile": "auto",
     "compile_blocks": False,
