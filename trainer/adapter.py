@@ -13,7 +13,7 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model
 from torch import nn
 
-from .adapter_modules import ADAPTER, AdapterModule, LoraModule, module_of
+from .adapter_modules import ADAPTER, AdapterModule, LoraModule, LycorisModule, module_of
 from .blocks import block_of
 from .checkpoint import canonical_text_names
 from .errors import SettingsError
@@ -97,8 +97,8 @@ def add_adapters(
     """Put adapters on the U-Net's 722 linear layers and, if they are trained, the text encoders' 264, or on those
     that the settings choose.
 
-    Weights are fp32; a LoRA's down kaiming-uniform (a=√5) from the settings' seed, up zero (kohya's networks.lora).
-    The base's parameters stay frozen and untouched.
+    Weights are fp32 and follow from the settings' seed: a LoRA's down kaiming-uniform (a=√5), up zero (kohya's
+    networks.lora); the factors of LoHa and LoKr as LyCORIS draws them. The base's parameters stay frozen and untouched.
 
     device: where the U-Net is to be, if it is elsewhere: each layer is packed on its way, so that the device never
     holds the network as it was given.
@@ -165,12 +165,13 @@ def _adapt(
             weight.requires_grad_(True)
         # autocast casts by itself; peft would copy every input to fp32 first
         module.layer.cast_input_dtype_enabled = dtype == torch.float32
-        if isinstance(module, LoraModule):
-            if settings.adapter.initial == "pissa":
-                module = module.start_from_base(from_state=from_state)
-                if not from_state:
-                    stage(f"initial weights of {_PARTS[module.part]}", place + 1, len(modules))
-            modules[place] = module = _finished(module, settings, dtype, scratch)
+        if isinstance(module, LycorisModule):
+            module.start()
+        elif isinstance(module, LoraModule) and settings.adapter.initial == "pissa":
+            module = module.start_from_base(from_state=from_state)
+            if not from_state:
+                stage(f"initial weights of {_PARTS[module.part]}", place + 1, len(modules))
+        modules[place] = module = _finished(module, settings, dtype, scratch)
         if settings.base_storage == "fp8":
             # the fused layer widens it by itself
             store_in_fp8(module.layer.get_base_layer(), dtype, scratch, device)
@@ -180,14 +181,14 @@ def _adapt(
     return modules
 
 
-def _finished(module: LoraModule, settings: TrainSettings, dtype: torch.dtype, scratch: Scratch) -> LoraModule:
+def _finished(module: AdapterModule, settings: TrainSettings, dtype: torch.dtype, scratch: Scratch) -> AdapterModule:
     """The same with the way in which it computes."""
-    options = settings.adapter
-    if options.drops:
+    # of packed weights the fused layer knows nothing, and a function for each layer would be compiled for each
+    fusible = settings.base_storage in ("as given", "fp8") and not settings.compile_blocks
+    if settings.adapter.drops:
         # what is left out lies between the two products, which the fused layer computes in one
-        module.drop(options)
-    elif settings.base_storage in ("as given", "fp8") and not settings.compile_blocks:
-        # of packed weights the fused layer knows nothing, and a function for each layer would be compiled for each
+        module.drop(settings.adapter)
+    elif fusible and isinstance(module, LoraModule):
         module = replace(module, fused=fuse(module.layer, ADAPTER, dtype, scratch))
     return module
 
@@ -209,12 +210,6 @@ def _config(names: list[str], wide: list[str], settings: TrainSettings) -> PeftC
             use_dora=options.dora,
             **common,
         )
-    common |= {
-        "alpha": settings.alpha,
-        "rank_dropout": options.rank_dropout,
-        "module_dropout": options.module_dropout,
-        "init_weights": True,
-    }
     if options.kind == "loha":
-        return LoHaConfig(**common)
-    return LoKrConfig(decompose_factor=options.lokr_factor, **common)
+        return LoHaConfig(alpha=settings.alpha, **common)
+    return LoKrConfig(alpha=settings.alpha, decompose_factor=options.lokr_factor, **common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,20 @@ from .options import AdapterSettings
 
 ADAPTER = "mjesec"
 _OVERSAMPLED = 16
-_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-_LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+_kaiming = partial(nn.init.kaiming_uniform_, a=5**0.5)
+# how LyCORIS draws each factor (lycoris/modules/loha.py and lokr.py); sd-scripts' networks/loha.py and lokr.py do alike
+_DRAWN = {
+    "hada_w1_a": partial(nn.init.normal_, std=0.1),
+    "hada_w1_b": nn.init.normal_,
+    "hada_w2_a": nn.init.zeros_,
+    "hada_w2_b": nn.init.normal_,
+    "lokr_w1": _kaiming,
+    "lokr_w1_a": _kaiming,
+    "lokr_w1_b": _kaiming,
+    "lokr_w2": nn.init.zeros_,
+    "lokr_w2_a": _kaiming,
+    "lokr_w2_b": nn.init.zeros_,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,35 @@ class AdapterModule:
     def is_up(self, key: str) -> bool:
         """Whether LoRA+ gives this weight the higher rate."""
         return False
+
+    def drop(self, options: AdapterSettings) -> None:
+        """Let training leave out inner values, ranks or the whole module, as sd-scripts' networks do."""
+        if options.dropout or options.rank_dropout:
+            self._thin(options)
+        if options.module_dropout:
+            self._leave_out(options.module_dropout)
+
+    def _thin(self, options: AdapterSettings) -> None:
+        """Let training leave out parts of what the module computes."""
+        raise NotImplementedError
+
+    def _leave_out(self, share: float) -> None:
+        """Let the layer be the base alone in this share of training's forward passes."""
+        whole = self.layer.forward
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            if not self.layer.training or torch.rand(1).item() >= share:
+                return whole(x)
+            # weights in the graph, be it with a gradient of zeros, would be moved by their momentum and decay
+            out = self._base(x)
+            # with every module left out the loss would have no graph to go back through
+            return out if out.requires_grad else out + out.new_zeros((), requires_grad=True)
+
+        self.layer.forward = forward
+
+    def _base(self, x: torch.Tensor) -> torch.Tensor:
+        """The output of the base alone, in the layer's number format: x (…, in) to (…, out)."""
+        return self.layer.get_base_layer()(x)
 
 
 @dataclass(frozen=True)
@@ -127,9 +169,7 @@ class LoraModule(AdapterModule):
     def is_up(self, key: str) -> bool:
         return key == "lora_up.weight"
 
-    def drop(self, options: AdapterSettings) -> None:
-        """Let training leave out inner values, ranks or the whole module, as sd-scripts' LoRAModule.forward does."""
-
+    def _thin(self, options: AdapterSettings) -> None:
         def hook(_: nn.Module, __: Any, inner: torch.Tensor) -> torch.Tensor | None:
             return _thinned(inner, self.down.shape[0], options) if self.layer.training else None
 
@@ -193,8 +233,6 @@ def _largest(matrix: torch.Tensor, count: int, rounds: int = 4) -> tuple[torch.T
 
 
 def _thinned(inner: torch.Tensor, rank: int, options: AdapterSettings) -> torch.Tensor:
-    if options.module_dropout and torch.rand(1).item() < options.module_dropout:
-        return torch.zeros_like(inner)
     if options.dropout:
         inner = F.dropout(inner, options.dropout)
     if options.rank_dropout:
@@ -207,18 +245,44 @@ def _thinned(inner: torch.Tensor, rank: int, options: AdapterSettings) -> torch.
 
 @dataclass(frozen=True)
 class LycorisModule(AdapterModule):
-    """LoHa or LoKr, as peft computes them and LyCORIS names them."""
+    """LoHa or LoKr, as peft computes them and LyCORIS begins, scales and names them."""
 
     def weights(self) -> dict[str, nn.Parameter]:
-        held = ((key, getattr(self.layer, key, {})) for key in (*_LOHA, *_LOKR))
+        held = ((key, getattr(self.layer, key, {})) for key in _DRAWN)
         return {key: factors[ADAPTER] for key, factors in held if ADAPTER in factors}
 
-    def in_file(self) -> dict[str, torch.Tensor]:
-        held = self.state()
+    @torch.no_grad()
+    def start(self) -> None:
+        """Draw the initial weights from the CPU's generator, and set the scale.
+
+        peft begins with smaller factors than LyCORIS, and of LoKr with w1 at zero; at the same rate such an adapter
+        learns a hundredth.
+        """
+        held = self.weights()
+        for key, weight in held.items():
+            weight.copy_(_DRAWN[key](torch.empty(weight.shape, device="cpu")))
         if "lokr_w1" in held and "lokr_w2" in held:
-            # two whole factors have no rank, and loaders take their scale for 1
-            held["lokr_w1"] = held["lokr_w1"] * self.layer.scaling[ADAPTER]
-        return held
+            # two whole factors have no rank, and LyCORIS and all loaders take their scale for 1
+            self.layer.alpha[ADAPTER], self.layer.scaling[ADAPTER] = self.layer.r[ADAPTER], 1.0
+
+    def _thin(self, options: AdapterSettings) -> None:
+        plain = self.layer.get_delta_weight
+
+        def thinned(adapter: str, **how: Any) -> torch.Tensor:
+            change = plain(adapter, **how)
+            return _without_rows(change, options.rank_dropout) if self.layer.training else change
+
+        self.layer.get_delta_weight = thinned
+
+    def _base(self, x: torch.Tensor) -> torch.Tensor:
+        return super()._base(x).to(x.dtype)
+
+
+def _without_rows(change: torch.Tensor, share: float) -> torch.Tensor:
+    """rank_dropout of sd-scripts' LoHaModule and LoKrModule: outputs of (out, in…) left out, the rest scaled up."""
+    kept = (torch.rand(change.shape[0], device=change.device) > share).to(change.dtype)
+    # peft divides by the share that happened to be kept, which may be none, or by nothing
+    return change * kept.view(-1, *[1] * (change.ndim - 1)) / (1 - share)
 
 
 def module_of(name: str, group: str, layer: nn.Module) -> AdapterModule:

@@ -72,6 +72,9 @@ def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> st
     """
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
     known = [_FORMAT, fields, dataset.content_hash, base, vae]
+    if settings.adapter.kind != "lora":
+        # these began otherwise once, and what was learnt from there is another run's
+        known.append("LyCORIS' initial weights")
     # only wildcards draw among the further lines of a caption file
     if settings.captions.wildcards and any(more := [sample.more_captions for sample in dataset.samples]):
         known.append(more)

@@ -255,6 +255,8 @@ class Trainer(Objective):
         return loss.detach()
 
     def _update(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
+        if all(weight.grad is None for weight in self._weights):
+            return self._pass_over(number, total)
         self.scaler.unscale_(self.optimizer)
         clipped = gradient_norm(self._weights, self.settings.max_grad_norm)
         result = torch.stack([total, clipped])
@@ -282,6 +284,16 @@ class Trainer(Objective):
         if self.schedule is not None and finite:
             self.schedule.step()
         return loss, norm, finite
+
+    def _pass_over(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
+        """A step whose draws left out every module: there is nothing to unscale, to clip or to move."""
+        if not math.isfinite(loss := total.item()):
+            raise NonFiniteLoss(number + 1)
+        if self.mean is not None:
+            self.mean.update(self._weights)
+        if self.schedule is not None:
+            self.schedule.step()
+        return loss, 0.0, True
 
     def _step_if_finite(self, result: torch.Tensor) -> None:
         """A step of an optimizer that reads a flag on the device; a scaler of fp16 raises its own."""

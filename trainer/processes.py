@@ -68,6 +68,8 @@ class Processes:
         for weight in shared:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
+        if not shared:
+            return
         # one message instead of thousands
         together = torch.cat([weight.grad.reshape(-1) for weight in shared])
         distributed.all_reduce(together)
