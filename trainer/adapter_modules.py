@@ -203,6 +203,9 @@ class LoraModule(AdapterModule):
 
     def _product(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         base = self.layer.get_base_layer()
+        if not torch.is_autocast_enabled(x.device.type):
+            # a fused layer computes in its own format, and nothing else casts
+            down, up = down.to(x.dtype), up.to(x.dtype)
         if isinstance(base, nn.Conv2d):
             return F.conv2d(F.conv2d(x, down, stride=base.stride, padding=base.padding), up) * self.scale
         return F.linear(F.linear(x, down), up) * self.scale

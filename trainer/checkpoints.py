@@ -16,7 +16,7 @@ from .files import reason
 from .loop import Trainer
 from .lora_file import lora_tensors, save_lora
 from .metadata import RunFacts, lora_metadata
-from .outputs import VALIDATION_KEY, Outputs, mark_of
+from .outputs import VALIDATION_KEY, Outputs, mark_of, run_of
 from .run_log import RunLog
 from .samples import Dataset
 from .state import load_state, save_state
@@ -192,25 +192,38 @@ class Checkpoints:
             fate = f"The LoRA as of step {step} could not be kept: {reason}"
         error.args = (f"{error.args[0]} {fate}",)
 
-    def save_lora(self, trainer: Trainer, path: Path) -> None:
+    def save_lora(self, trainer: Trainer, path: Path) -> Path:
         """Write the adapters as they are now, and beside them their running mean where the settings want both.
+
+        Returns where: another path than the given one if another run has taken that in the meantime.
 
         Raises:
             LoraFileError: the file could not be written, or a value does not fit its number format.
         """
         if not self.writes:
-            return
+            return path
         if trainer.mean is not None and trainer.settings.ema.file == "beside":
             # first: the file itself says that the run is finished
             with trainer.averaged():
-                self._write(trainer, self.outputs.mean_of(path))
+                mean = self.outputs.mean_of(path)
+                self._write(trainer, self._free(mean), self._mark(trainer, mean))
         with trainer.evaluating():
-            self._write(trainer, path)
+            free = self._free(path)
+            self._write(trainer, free, self._mark(trainer, path))
+        return free
 
-    def _write(self, trainer: Trainer, path: Path) -> None:
+    def _free(self, path: Path) -> Path:
+        """The path, or one beside it where a file of others has come since the run began."""
+        if not path.is_file() or run_of(path) == self.run:
+            return path
+        free = path.with_name(f"{path.stem}_{self.run[:8]}{path.suffix}")
+        self.warn(f"{path.name} has become another run's since this one began, so this file becomes {free.name}.")
+        return free
+
+    def _write(self, trainer: Trainer, path: Path, mark: str) -> None:
         progress, plan, settings = trainer.progress, trainer.plan, trainer.settings
         facts = RunFacts(
-            run=self._mark(trainer, path),
+            run=mark,
             name=path.stem,
             base_name=self.base_name,
             started=self.started,

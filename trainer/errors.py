@@ -5,7 +5,7 @@ ValueError
     ├── SettingsError       a number or a name in the settings that cannot work
     ├── DatasetError        a folder from which nothing can be trained
     ├── ImageError          one image file that cannot be used (path, reason)
-    ├── BrokenImages        images of a dataset that cannot be read any more (paths)
+    ├── BrokenImages        images of a dataset that cannot be used any more (paths)
     ├── ModelError          a MODEL, CLIP or VAE of another architecture
     ├── NonFiniteLoss       the loss became NaN or infinite (step)
     ├── MemoryShortage      a training step, or what is done beside them, does not fit into memory (step)
@@ -56,7 +56,7 @@ class BrokenImages(TrainerError):
         named = "; ".join(f"'{error.path}': {error.reason}" for error in errors[:5])
         more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
         count = "1 image" if len(errors) == 1 else f"{len(errors)} images"
-        super().__init__(f"{count} cannot be read any more ({named}{more}); mend or remove what is named.")
+        super().__init__(f"{count} cannot be used ({named}{more}); mend or remove what is named.")
 
 
 NO_CLIP = "There is no CLIP: the checkpoint has no text encoders; connect SDXL's from DualCLIPLoader."

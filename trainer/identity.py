@@ -75,6 +75,8 @@ def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> st
     if settings.adapter.kind != "lora":
         # these began otherwise once, and what was learnt from there is another run's
         known.append("LyCORIS' initial weights")
+    if settings.ema.decay:
+        known.append("mean that begins with the run")
     # only wildcards draw among the further lines of a caption file
     if settings.captions.wildcards and any(more := [sample.more_captions for sample in dataset.samples]):
         known.append(more)

@@ -98,6 +98,10 @@ class LatentsCache:
             mean, std = self.encode(torch.from_numpy(pixels)[None])
         mean = _kept(mean)
         latents = Latents(mean, torch.zeros_like(mean) if std is None else _kept(std))
+        if not _is_finite(latents):
+            raise ImageError(
+                sample.path, "the VAE makes no finite numbers of it; run it in bf16 or fp32 (ComfyUI: --fp32-vae)"
+            )
         self.misses += 1
         # a full disk costs the next run time, not this one its result
         with contextlib.suppress(LoraFileError):
@@ -141,4 +145,8 @@ def _read(path: Path, placement: Placement) -> Latents | None:
     except Exception:  # a damaged entry is made again
         return None
     fits = latents.mean.shape == latents.std.shape == (4, height // 8, width // 8)
-    return latents if fits else None
+    return latents if fits and _is_finite(latents) else None
+
+
+def _is_finite(latents: Latents) -> bool:
+    return bool(latents.mean.isfinite().all() and latents.std.isfinite().all())

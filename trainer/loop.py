@@ -88,6 +88,7 @@ class Trainer(Objective):
         # torch's fused ones leave the weights alone where a flag on the device says so: nobody needs to look first
         flagged = bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
         self._looks_itself = flagged and has_all_kernels(device)
+        self._may_draw = type(self.optimizer).__module__.startswith("pytorch_optimizer")
         # schedule-free optimizers hold other weights while they train than those that are the result
         self._averages = hasattr(self.optimizer, "train") and hasattr(self.optimizer, "eval")
         if self._averages:
@@ -166,18 +167,30 @@ class Trainer(Objective):
         if not self.settings.adapter.drops:
             yield
             return
-        cuda = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if cuda else []):
-            seed = step_generator(self.settings.seed, 6, *place).initial_seed()
-            torch.default_generator.manual_seed(seed)
-            if cuda:
-                with torch.cuda.device(self.device):
-                    torch.cuda.manual_seed(seed)
+        with self._seeded(6, *place):
             self.adapters.train(True)
             try:
                 yield
             finally:
                 self.adapters.train(False)
+
+    @contextlib.contextmanager
+    def _optimizers_draws(self, number: int) -> Iterator[None]:
+        """Around a step of an optimizer that may draw, as some of pytorch-optimizer's do."""
+        with self._seeded(7, number) if self._may_draw else contextlib.nullcontext():
+            yield
+
+    @contextlib.contextmanager
+    def _seeded(self, *place: int) -> Iterator[None]:
+        """torch's own generators as the settings' seed and the place make them; the host's numbers stay as they are."""
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            seed = step_generator(self.settings.seed, *place).initial_seed()
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            yield
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Train to the settings' last step; whatever ``on_step`` raises ends the run after that step.
@@ -263,7 +276,8 @@ class Trainer(Objective):
         # what is not finite must not touch a weight
         if self._looks_itself:
             self.whole = False
-            self._step_if_finite(result)
+            with self._optimizers_draws(number):
+                self._step_if_finite(result)
         # while a GPU still computes; what fails here fails again in the next step, where no weight is touched yet
         with contextlib.suppress(Exception):
             self._draw_ahead(number + 1)
@@ -274,10 +288,11 @@ class Trainer(Objective):
             raise NonFiniteLoss(number + 1)
         if not self._looks_itself:
             self.whole = False
-            self.scaler.step(self.optimizer)
+            with self._optimizers_draws(number):
+                self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.mean is not None and finite:
-            self.mean.update(self._weights)
+            self.mean.update(self._weights, number)
         # before the schedule moves on: the rates that this step was taken with
         self.rates = effective_rates(self.optimizer, _SHOWN_RATES)
         # as accelerate does, a step that was not taken counts for no schedule
@@ -290,7 +305,7 @@ class Trainer(Objective):
         if not math.isfinite(loss := total.item()):
             raise NonFiniteLoss(number + 1)
         if self.mean is not None:
-            self.mean.update(self._weights)
+            self.mean.update(self._weights, number)
         if self.schedule is not None:
             self.schedule.step()
         return loss, 0.0, True

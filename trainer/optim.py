@@ -107,8 +107,13 @@ def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
 
 
 def _check_state(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> None:
+    held = optimizer.state_dict()
     try:
-        flatten(optimizer.state_dict(), "optimizer", {})
+        flatten(held, "optimizer", {})
+        if lost := [name for name in held if name not in ("state", "param_groups")]:
+            raise TypeError(f"'{lost[0]}' beside its state and groups")
+        if "param_groups" not in held:
+            raise TypeError("no groups")
     except TypeError as error:
         raise SettingsError(
             f"The optimizer '{settings.optimizer}' holds what no saved state can ({error}), so that a run could not be "
@@ -210,7 +215,7 @@ def effective_rates(optimizer: torch.optim.Optimizer, parameter_cap: int | None 
     """
     rates = {}
     for group in optimizer.param_groups:
-        if group.get("relative_step"):
+        if isinstance(optimizer, Adafactor) and group.get("relative_step"):
             states = [optimizer.state.get(p, {}) for p in group["params"][:parameter_cap]]
             states = [state for state in states if "RMS" in state]
             # read at once: each look at a GPU waits for it

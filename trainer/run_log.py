@@ -33,6 +33,7 @@ class RunLog:
     def __init__(self, path: Path, *listeners: Callable[[Record], None]) -> None:
         self.path, self.listeners = path, list(listeners)
         self._file: IO[str] | None = None
+        self._wanted = False
         self._step = 0
 
     def open(self, step: int) -> int:
@@ -47,21 +48,23 @@ class RunLog:
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path, lambda scratch: scratch.write_text(text, "utf-8"))
         try:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close
+            self._file = self._opened()
         except OSError as error:
             raise LoraFileError(f"'{self.path}' cannot be written: {error.strerror}.") from error
+        self._wanted = True
         return max((record["step"] for record in kept if record["event"] == "step"), default=0)
 
     def write(self, event: str, step: int, **values: object) -> None:
-        """Append a record. A disk that is full costs log lines, never the run."""
+        """Append a record. A disk that is full costs the lines of that time, never the run."""
         self._step = step
         record = {"event": event, "step": step, **{key: _plain(value) for key, value in values.items()}}
-        if self._file is not None:
+        if self._wanted:
             try:
+                self._file = self._file or self._opened()
                 self._file.write(json.dumps(record) + "\n")
                 self._file.flush()
             except OSError:
-                self.close()
+                self._let_go()
         for listener in self.listeners:
             # whoever writes elsewhere meets full disks too
             with contextlib.suppress(OSError):
@@ -72,12 +75,31 @@ class RunLog:
         self.write("end", self._step, state=state, message=message, file=file)
 
     def close(self) -> None:
+        self._wanted = False
+        self._let_go()
+
+    def _opened(self) -> IO[str]:
+        file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close
+        if _is_cut_off(self.path):
+            file.write("\n")
+        return file
+
+    def _let_go(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             try:
                 file.close()
             except OSError:
                 return
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether the last line is not whole."""
+    with open(path, "rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _plain(value: object) -> object:

@@ -25,7 +25,7 @@ from .processes import Processes
 from .samples import Dataset
 from .settings import TrainSettings
 from .shortage import is_out_of_memory, sentence_for_shortage
-from .summary import plan_lines, result_lines
+from .summary import plan_lines, result_lines, unlike_asked
 from .validate import Validator
 
 # what is done, and what helps where it finds no memory
@@ -107,6 +107,8 @@ class Session:
         job.say(cache.told(time.monotonic() - began))
         for line in plan_lines(self.settings, self.training, job.tokenize, Plan(examples, self.settings)):
             job.say(line)
+        for line in unlike_asked(self.settings, examples, job.device):
+            job.say(line)
         return examples, held_out
 
     def _encoded(self, dataset: Dataset, settings: TrainSettings, cache: LatentsCache) -> tuple[Example, ...]:
@@ -153,11 +155,11 @@ class Session:
         with self.files.nothing_lost(trainer):
             with sentence_for_shortage(*_MEASURING):
                 validator.after(trainer, last=True)
-            self.files.save_lora(trainer, self.outputs.lora)
+            path = self.files.save_lora(trainer, self.outputs.lora)
             self.files.forget_state()
         # whoever is first to end would take the others' connection away
         self.job.processes.wait()
-        return self._finished(trainer, validator, early=reason == "enough")
+        return self._finished(trainer, validator, path, early=reason == "enough")
 
     def _trainer(self) -> Trainer:
         """Networks, adapters and optimizer as of the saved state, or as of the beginning.
@@ -306,7 +308,7 @@ class Session:
         path = self.outputs.of_step(step)
         with self.files.nothing_lost(trainer):
             # first: the state is many times as large, and must not take its room
-            self.files.save_lora(trainer, path)
+            path = self.files.save_lora(trainer, path)
             kept = self.files.keep_state(trainer)
         whence = "go on from there" if kept else self.files.whence
         told = f"Stopped at step {step} of {self.settings.steps} as asked; queue again to {whence}."
@@ -315,13 +317,13 @@ class Session:
         self.log.end("stopped", told, path.name)
         return result
 
-    def _finished(self, trainer: Trainer, validator: Validator, *, early: bool) -> Result:
+    def _finished(self, trainer: Trainer, validator: Validator, path: Path, *, early: bool) -> Result:
         if early:
             self.job.say(
                 f"Ended at step {trainer.progress.step} of {self.settings.steps}: the held-out loss has not fallen for "
                 f"{self.settings.validation.patience} measurements."
             )
-        result = self._report(trainer, validator, self.outputs.lora, stopped=False)
+        result = self._report(trainer, validator, path, stopped=False)
         self.log.end("finished", self.job.lines[-1], result.path.name)
         return result
 

@@ -135,13 +135,26 @@ class TrainSettings:
             raise SettingsError("The schedule piecewise_constant has no warm-up; set warmup_steps to 0.")
         if self.validation.every and not self.validation_images:
             raise SettingsError("validate_every needs images to measure; give validation_images, such as 8.")
+        if self.schedule == "polynomial" and not self.adafactor_relative_step and max(self.rates) <= POLYNOMIAL_END:
+            raise SettingsError(
+                f"The schedule polynomial ends at a rate of {POLYNOMIAL_END:g}, and {max(self.rates):g} is no more "
+                "than that; give a higher rate or another schedule."
+            )
+        self._check_storage()
         if self.warmup_steps > self.steps:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the run.")
 
+    def _check_storage(self) -> None:
+        if self.base_storage != "fp8":
+            return
+        if self.compile_blocks:
+            raise SettingsError("compile_blocks cannot be combined with base_storage fp8; turn it off or take int8.")
+        if self.adapter.dora and self.adapter.conv_rank:
+            raise SettingsError("dora with a conv_rank cannot be combined with base_storage fp8; take int8.")
+
     def _check_own_rates(self) -> None:
         """Optimizers that find their rates by themselves look at the first group's or at none."""
-        name = class_name(self.optimizer).rpartition(".")[2]
-        one_rate = name == "Prodigy" or name.startswith("DAdapt")
+        name, one_rate = self.optimizer_class, self.finds_own_rate
         if one_rate and len(set(self.rates)) > 1:
             given = ", ".join(f"{rate:g}" for rate in self.rates)
             raise SettingsError(
@@ -151,6 +164,16 @@ class TrainSettings:
         if (one_rate or self.adafactor_relative_step) and self.optimizer_options.lora_plus_ratio != 1:
             which = name if one_rate else "adafactor_relative_step"
             raise SettingsError(f"{which} sets its own rates, so that lora_plus_ratio has no effect; set it to 1.")
+
+    @property
+    def optimizer_class(self) -> str:
+        """The name of the optimizer's class without its library."""
+        return class_name(self.optimizer).rpartition(".")[2]
+
+    @property
+    def finds_own_rate(self) -> bool:
+        """Whether the learning rate is only a factor of what the optimizer estimates by itself."""
+        return self.optimizer_class == "Prodigy" or self.optimizer_class.startswith("DAdapt")
 
     @property
     def trains_text(self) -> bool:
@@ -172,6 +195,8 @@ class TrainSettings:
         return asdict(self)
 
 
+# diffusers' get_polynomial_decay_schedule_with_warmup
+POLYNOMIAL_END = 1e-7
 _CHOICES = {
     "schedule": SCHEDULES,
     "precision": PRECISIONS,

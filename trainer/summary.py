@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .caption_variants import fixed_caption
-from .data import Plan, Tokenize
+from .data import Example, Plan, Tokenize
 from .loop import Trainer
 from .optim import effective_rates, group_rate
+from .precision import DTYPES, compute_dtype
 from .samples import Dataset
 from .settings import TrainSettings
 from .shortage import is_out_of_memory
@@ -43,10 +45,27 @@ def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, pl
                 f"For the same reason the schedule {settings.schedule} and its {settings.warmup_steps} warm-up steps "
                 "do nothing."
             )
-    if settings.optimizer == "prodigy" and settings.unet_lr < 0.1:
+    if settings.finds_own_rate and settings.unet_lr < 0.1:
+        name = settings.optimizer_class
         lines.append(
-            f"Prodigy multiplies its own estimate by the learning rate {settings.unet_lr:g}; it is meant to be 1."
+            f"{name} multiplies its own estimate by the learning rate {settings.unet_lr:g}; it is meant to be 1."
         )
+    if settings.optimizer_class.startswith("ScheduleFree") and settings.schedule != "constant":
+        lines.append(
+            f"{settings.optimizer_class} is made to run without a schedule, and {settings.schedule} lowers its rate "
+            "all the same; constant is what it is meant for."
+        )
+    return lines
+
+
+def unlike_asked(settings: TrainSettings, examples: Sequence[Example], device: torch.device) -> list[str]:
+    """What was asked for and comes to nothing with these images on this device."""
+    lines = []
+    if compute_dtype(settings.precision, device) != DTYPES[settings.precision]:
+        lines.append(f"This CPU has no products in {settings.precision}: they are computed in fp32.")
+    if settings.loss.mask != "none" and all(example.mask is None for example in examples):
+        source = "is transparent" if settings.loss.mask == "alpha" else "has a mask in a folder 'masks' beside it"
+        lines.append(f"No image {source}, so that the loss counts everywhere.")
     return lines
 
 
@@ -55,7 +74,7 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
     progress = trainer.progress
     recent = progress.losses[-max(1, len(progress.losses) // 10) :]
     settings = trainer.settings
-    if settings.adafactor_relative_step or settings.optimizer == "prodigy":
+    if settings.adafactor_relative_step or settings.finds_own_rate:
         rates, when = effective_rates(trainer.optimizer), "effective learning rates at the end"
     else:
         rates = {group["name"]: group_rate(settings, group["name"]) for group in trainer.optimizer.param_groups}

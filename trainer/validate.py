@@ -106,6 +106,8 @@ class Validator:
         if not trainer.settings.validation.every or not validations:
             return []
         lines = overfitting_lines(validations)
-        if trainer.settings.validation.keep_best and best_of(validations) is not None:
+        # one that was written before the output was renamed has its old name
+        kept = trainer.settings.validation.keep_best and self.files.outputs.best.exists()
+        if kept and best_of(validations) is not None:
             lines.append(f"Kept as {self.files.outputs.best.name}.")
         return lines

@@ -264,12 +264,14 @@ def test_a_run_with_any_kind_goes_on_as_if_it_had_never_stopped(kind: str, tmp_p
 
 
 def test_the_running_mean_is_the_formula_and_is_what_a_run_is_judged_by() -> None:
-    settings = make_settings(steps=3, train="unet", ema=EmaSettings(0.75))
+    settings = make_settings(steps=3, train="unet", ema=EmaSettings(0.15))
     trainer = tiny_parts.make_trainer(settings)
     mean = [weight.detach().clone() for weight in trainer.adapters.parameters()]
-    for _ in range(3):
+    # at first (1 + t) / (10 + t)
+    for decay in (1 / 10, 0.15, 0.15):
         trainer.step()
-        mean = [0.75 * m + 0.25 * w.detach() for m, w in zip(mean, trainer.adapters.parameters(), strict=True)]
+        weights = trainer.adapters.parameters()
+        mean = [decay * m + (1 - decay) * w.detach() for m, w in zip(mean, weights, strict=True)]
     last = tiny_parts.weights_of(trainer)
     with trainer.evaluating():
         for found, wanted in zip(trainer.adapters.parameters(), mean, strict=True):
