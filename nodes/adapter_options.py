@@ -112,7 +112,7 @@ def _mean_inputs() -> list[io.Input]:
             max=0.99999,
             step=0.001,
             round=1e-6,
-            tooltip="Keeps a running mean of the weights; 0.999 remembers about 1000 steps, 0 is off.",
+            tooltip="Keeps a running mean of the weights; 0.999 remembers about 1000 steps, fewer at first; 0 is off.",
         ),
         io.Combo.Input(
             "ema_file",
