@@ -285,9 +285,8 @@ def _lora_plus(keys: Keys, arguments: Arguments, relative: bool, fields: Fields)
     kind, module = fields["adapter"].kind, keys.text("network_module", "networks.lora")  # type: ignore[attr-defined]
     given = [name for name in arguments if name in _RATIOS.values()]
     if relative or (kind != "lora" and module == LYCORIS_MODULE):
-        note_idle(
-            keys, arguments, dict.fromkeys(given, _ITS_OWN if relative else f"LyCORIS' {kind} has no up matrices")
-        )
+        reason = _ITS_OWN if relative else f"LyCORIS' {kind} has no up matrices"
+        note_idle(keys, arguments, dict.fromkeys(given, reason))
         return {}
     common = argument_number(keys, arguments, "loraplus_lr_ratio", 0.0)
     trained = {"unet": bool(fields["unet_lr"]), "text_encoder": fields["train"] != "unet"}
@@ -295,9 +294,8 @@ def _lora_plus(keys: Keys, arguments: Arguments, relative: bool, fields: Fields)
         if not trained.get(part, True):
             note_idle(keys, arguments, {name: "this part is not trained"})
     # as in sd-scripts a part's own ratio of 0 is none
-    ratios = {argument_number(keys, arguments, _RATIOS[part], 0.0) or common for part, on in trained.items() if on} or {
-        0.0
-    }
+    named = [_RATIOS[part] for part, on in trained.items() if on]
+    ratios = {argument_number(keys, arguments, name, 0.0) or common for name in named} or {0.0}
     ratio = ratios.pop()
     if ratios:
         keys.refuse("network_args", "LoRA+ has one ratio for all parts; give loraplus_lr_ratio alone")
