@@ -281,7 +281,7 @@ def others(host: Host, lora: str) -> dict[str, Path]:
     ("axis", "plain"),
     [
         (("sampler", "euler, heun"), {"sampler_name": "heun"}),
-        (("scheduler", "normal, karras"), {"scheduler": "karras"}),
+        (("scheduler", "normal, simple"), {"scheduler": "simple"}),
         (("denoise", "1, 0.6"), {"denoise": 0.6}),
         (("size", "64x64, 64x128"), {"height": 128}),
         (("negative prompt", "sun, sea"), {"negative": "sea"}),
