@@ -286,7 +286,7 @@ class Trainer(Objective):
         finite = math.isfinite(norm)
         if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
             raise NonFiniteLoss(number + 1)
-        if not self._looks_itself:
+        if not self._looks_itself and not self._stands_still():
             self.whole = False
             with self._optimizers_draws(number):
                 self.scaler.step(self.optimizer)
@@ -299,6 +299,11 @@ class Trainer(Objective):
         if self.schedule is not None and finite:
             self.schedule.step()
         return loss, norm, finite
+
+    def _stands_still(self) -> bool:
+        """Whether the step is none: a warm-up begins at the rate 0, where prodigyopt and dadaptation, unlike their
+        counterparts in pytorch-optimizer, leave their estimates alone too."""
+        return self.settings.finds_own_rate and not any(group["lr"] for group in self.optimizer.param_groups)
 
     def _pass_over(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
         """A step whose draws left out every module: there is nothing to unscale, to clip or to move."""

@@ -83,6 +83,18 @@ def test_an_optimizers_draws_follow_from_the_seed_and_leave_the_hosts_alone() ->
     tiny_parts.assert_same(*learnt)
 
 
+@pytest.mark.parametrize("name", ["prodigy", "pytorch_optimizer.DAdaptAdam"])
+def test_a_warm_ups_first_step_is_none_for_who_finds_its_own_rate(name: str) -> None:
+    warm = replace(SHORT, optimizer=name, unet_lr=1.0, schedule="constant_with_warmup", warmup_steps=2)
+    trainer = make_trainer(warm)
+    before = tiny_parts.weights_of(trainer)
+    trainer.step()
+    assert not trainer.optimizer.state
+    tiny_parts.assert_same(tiny_parts.weights_of(trainer), before)
+    trainer.step()
+    assert len(trainer.optimizer.state) == len(before)
+
+
 def test_an_image_that_the_vae_makes_no_numbers_of_is_left_out_and_named(tmp_path: Path) -> None:
     def faulty(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = encode(pixels)
