@@ -132,10 +132,11 @@ def _find(
             inner += found
             used += [folder.name] if found else []
     if images and used:
-        count, fate = len(images), "all are used"
+        lying = "1 image lies" if len(images) == 1 else f"{len(images)} images lie"
+        fate = "all are used"
         if layout == "folders":
             images, fate = [], "those in the sub-folders alone are used"
-        detail = f"{count} images lie beside the sub-folders {printable(', '.join(used))}; {fate}"
+        detail = f"{lying} beside the sub-folders {printable(', '.join(used))}; {fate}"
         problems.append(Problem(".", "mixed_folder", detail))
     yield from (_Found(_name(path, root), path, repeats, default_caption) for path in images)
     yield from inner

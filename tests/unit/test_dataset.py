@@ -78,7 +78,7 @@ def test_images_beside_sub_folders_are_used_as_well_and_it_is_said(tmp_path) -> 
     assert named(dataset) == [("x.png", "beside", 5), ("2_moon/y.png", "inside", 2)]
     (problem,) = dataset.problems
     assert problem.kind == "mixed_folder"
-    assert "2_moon" in problem.detail and "1 images" in problem.detail
+    assert "2_moon" in problem.detail and "1 image lies" in problem.detail
 
 
 @pytest.mark.parametrize("name", ["extra", "0_moon", "moon_10", "10"])

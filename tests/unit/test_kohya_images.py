@@ -110,7 +110,7 @@ def test_folders_are_read_as_sd_scripts_reads_them(tmp_path: Path) -> None:
     assert seen("flat") == {str(stray): 1}
     assert seen("folders") == {str(inner): 2}
     told = scan_folder(tmp_path, layout="folders").report()
-    assert "1 images lie beside the sub-folders 2_moon; those in the sub-folders alone are used" in told
+    assert "1 image lies beside the sub-folders 2_moon; those in the sub-folders alone are used" in told
     assert "an image_dir is read without its sub-folders" in scan_folder(tmp_path, layout="flat").report()
     inner.unlink()
     assert seen("folders") == {str(stray): 1}
