@@ -53,6 +53,8 @@ class Checkpoints:
         self._saved = time.monotonic()
         # of the state on disk
         self._step = 0
+        # what files are called beside the run's name, once others have taken that
+        self._aside = ""
         # why that is not the latest, in a sentence; empty where the last one was saved
         self.unsaved = ""
 
@@ -130,7 +132,7 @@ class Checkpoints:
         for path in epochs:
             self.save_lora(trainer, path)
         for path in steps:
-            self.save_lora(trainer, path)
+            path = self.save_lora(trainer, path)
             self.say(f"Saved {path.name} as of step {trainer.progress.step} of {trainer.settings.steps}.")
 
     def save_if_best(self, trainer: Trainer) -> None:
@@ -186,7 +188,7 @@ class Checkpoints:
             return
         path = self.outputs.of_step(step)
         try:
-            self.save_lora(trainer, path)
+            path = self.save_lora(trainer, path)
             fate = f"The LoRA as of step {step} is kept in '{path.name}'."
         except LoraFileError as reason:
             fate = f"The LoRA as of step {step} could not be kept: {reason}"
@@ -202,23 +204,32 @@ class Checkpoints:
         """
         if not self.writes:
             return path
-        if trainer.mean is not None and trainer.settings.ema.file == "beside":
+        mean = self.outputs.mean_of(path)
+        beside = trainer.mean is not None and trainer.settings.ema.file == "beside"
+        self._make_way((mean, path) if beside else (path,))
+        if beside:
             # first: the file itself says that the run is finished
             with trainer.averaged():
-                mean = self.outputs.mean_of(path)
-                self._write(trainer, self._free(mean), self._mark(trainer, mean))
+                self._write(trainer, self.place_of(mean), self._mark(trainer, mean))
         with trainer.evaluating():
-            free = self._free(path)
-            self._write(trainer, free, self._mark(trainer, path))
-        return free
+            self._write(trainer, self.place_of(path), self._mark(trainer, path))
+        return self.place_of(path)
 
-    def _free(self, path: Path) -> Path:
-        """The path, or one beside it where a file of others has come since the run began."""
-        if not path.is_file() or run_of(path) == self.run:
-            return path
-        free = path.with_name(f"{path.stem}_{self.run[:8]}{path.suffix}")
-        self.warn(f"{path.name} has become another run's since this one began, so this file becomes {free.name}.")
-        return free
+    def _make_way(self, paths: Iterable[Path]) -> None:
+        """Give this run's files another name from here on if one of these has become another run's."""
+        taken = (path.name for path in map(self.place_of, paths) if path.is_file() and run_of(path) != self.run)
+        if not self._aside and (name := next(taken, "")):
+            self._aside = f"_{self.run[:8]}"
+            stem = self.outputs.lora.stem
+            self.warn(
+                f"{name} has become another run's since this one began, so the files of this one are called "
+                f"{stem}{self._aside} from here on."
+            )
+
+    def place_of(self, path: Path) -> Path:
+        """Where a file of this run lies, which has another name if another run has taken one in the meantime."""
+        stem = self.outputs.lora.stem
+        return path.with_name(f"{stem}{self._aside}{path.name.removeprefix(stem)}")
 
     def _write(self, trainer: Trainer, path: Path, mark: str) -> None:
         progress, plan, settings = trainer.progress, trainer.plan, trainer.settings

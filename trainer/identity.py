@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from blake3 import blake3
 
+from .options import CaptionSettings
 from .samples import Dataset
 from .sdxl import scaled_linear_alpha_bar
 from .settings import TrainSettings
 
 _FORMAT = "mjesec run 2"
+_MARK = CaptionSettings().keep_separator
 # each holds one tensor, which comes from a GPU or a file perhaps; more than a few wait for the memory
 _MOST_THREADS = 8
 # what a run learns does not depend on: whoever follows an error's advice to change one of them goes on with the run
@@ -71,10 +73,15 @@ def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> st
     asked for: a run that is finished without them is another.
     """
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
+    if not any(_MARK in caption for sample in dataset.samples for caption in sample.all_captions):
+        # whether such a mark is one makes no difference then
+        fields["captions"] = {k: v or _MARK if k == "keep_separator" else v for k, v in fields["captions"].items()}
     known = [_FORMAT, fields, dataset.content_hash, base, vae]
     if settings.adapter.kind != "lora":
         # these began otherwise once, and what was learnt from there is another run's
         known.append("LyCORIS' initial weights")
+    if settings.adapter.module_dropout:
+        known.append("nothing moves what is left out")
     if settings.ema.decay:
         known.append("mean that begins with the run")
     # only wildcards draw among the further lines of a caption file

@@ -183,7 +183,9 @@ def _folder(subset: Subset, extension: str, common: Mapping[str, object]) -> Ima
         raise SettingsError("A subset of the dataset configuration has no image_dir; name its folder of images.")
     return ImageFolder(
         path,
-        _repeats(values, "num_repeats") if values.get("num_repeats") else _repeats(common, "dataset_repeats"),
+        _repeats(common, "dataset_repeats")
+        if values.get("num_repeats") in (None, "")
+        else _repeats(values, "num_repeats"),
         str(values.get("class_tokens") or ""),
         str(values.get("caption_extension") or extension),
         bool(values.get("is_reg")),

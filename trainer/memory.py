@@ -140,7 +140,7 @@ def _shortage(trainer: Trainer) -> MemoryShortage:
 
 
 def _mb(count: int) -> str:
-    return "more than that" if count >= _UNKNOWN else f"{count / 2**20:.0f} MB"
+    return "more than fits" if count >= _UNKNOWN else f"{count / 2**20:.0f} MB"
 
 
 def release_text_encoders(trainer: Trainer, examples: Sequence[Example]) -> bool:

@@ -79,8 +79,9 @@ class RunLog:
         self._let_go()
 
     def _opened(self) -> IO[str]:
+        cut_off = _is_cut_off(self.path)
         file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close
-        if _is_cut_off(self.path):
+        if cut_off:
             file.write("\n")
         return file
 
@@ -95,6 +96,8 @@ class RunLog:
 
 def _is_cut_off(path: Path) -> bool:
     """Whether the last line is not whole."""
+    if not path.exists():
+        return False
     with open(path, "rb") as file:
         if not file.seek(0, os.SEEK_END):
             return False

@@ -135,10 +135,11 @@ class TrainSettings:
             raise SettingsError("The schedule piecewise_constant has no warm-up; set warmup_steps to 0.")
         if self.validation.every and not self.validation_images:
             raise SettingsError("validate_every needs images to measure; give validation_images, such as 8.")
-        if self.schedule == "polynomial" and not self.adafactor_relative_step and max(self.rates) <= POLYNOMIAL_END:
+        highest = max(self.rates) * max(self.optimizer_options.lora_plus_ratio, 1)
+        if self.schedule == "polynomial" and not self.adafactor_relative_step and highest <= POLYNOMIAL_END:
             raise SettingsError(
-                f"The schedule polynomial ends at a rate of {POLYNOMIAL_END:g}, and {max(self.rates):g} is no more "
-                "than that; give a higher rate or another schedule."
+                f"The schedule polynomial ends at a rate of {POLYNOMIAL_END:g}, and {highest:g} is no more than that; "
+                "give a higher rate or another schedule."
             )
         self._check_storage()
         if self.warmup_steps > self.steps:

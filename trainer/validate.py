@@ -12,6 +12,7 @@ from .checkpoints import Checkpoints
 from .data import Example, collate
 from .loop import Trainer
 from .noise import step_generator
+from .outputs import run_of
 from .precision import widened
 from .run_log import RunLog
 
@@ -106,8 +107,9 @@ class Validator:
         if not trainer.settings.validation.every or not validations:
             return []
         lines = overfitting_lines(validations)
+        best = self.files.place_of(self.files.outputs.best)
         # one that was written before the output was renamed has its old name
-        kept = trainer.settings.validation.keep_best and self.files.outputs.best.exists()
+        kept = trainer.settings.validation.keep_best and run_of(best) == self.files.run
         if kept and best_of(validations) is not None:
-            lines.append(f"Kept as {self.files.outputs.best.name}.")
+            lines.append(f"Kept as {best.name}.")
         return lines

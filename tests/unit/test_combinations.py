@@ -12,14 +12,16 @@ import torch
 from pack.trainer import latents, precision
 from pack.trainer.ema import RunningMean
 from pack.trainer.errors import BrokenImages, SettingsError
+from pack.trainer.identity import run_id
 from pack.trainer.loop import Step
-from pack.trainer.lora_file import read_lora, read_metadata
+from pack.trainer.lora_file import read_lora
 from pack.trainer.memory import kept_bytes
 from pack.trainer.optim import check_optimizer, effective_rates
-from pack.trainer.options import AdapterSettings, EmaSettings, LossSettings
+from pack.trainer.options import AdapterSettings, CaptionSettings, EmaSettings, LossSettings
 from pack.trainer.run import train
 from pack.trainer.run_log import RunLog, read_records
-from pack.trainer.run_options import ValidationSettings
+from pack.trainer.run_options import SavingSettings, ValidationSettings
+from pack.trainer.sdxl import Parts
 from pack.trainer.settings import TrainSettings
 from tiny_parts import CPU, Log, encode, make_job, make_parts, make_settings, make_trainer
 
@@ -128,26 +130,52 @@ def test_a_vae_that_makes_no_numbers_at_all_is_a_sentence(tmp_path: Path) -> Non
         train(job)
 
 
-def test_a_file_that_another_run_has_put_there_in_the_meantime_stays(tmp_path: Path) -> None:
-    log, other = Log(), {}
-    job = make_job(tmp_path, SHORT, log)
-    parts = job.parts
+def test_files_that_another_run_has_put_there_in_the_meantime_stay(tmp_path: Path) -> None:
+    settings = replace(
+        SHORT,
+        steps=4,
+        ema=EmaSettings(decay=0.9, file="beside"),
+        saving=SavingSettings(lora_steps=2),
+        validation_images=1,
+        validation=ValidationSettings(every=1),
+    )
+    log, others = Log(), {}
+    job = make_job(tmp_path, settings, log)
+    parts, loras = job.parts, tmp_path / "loras"
 
-    def meanwhile() -> object:
-        if not other:
-            other.update(read_metadata(train(make_job(tmp_path, replace(SHORT, seed=99))).path))
+    def meanwhile() -> Parts:
+        if not others:
+            train(make_job(tmp_path, replace(settings, seed=99)))
+            others.update({path: path.read_bytes() for path in loras.iterdir()})
         return parts()
 
     job.parts = meanwhile
     result = train(job)
-    assert result.path.name.startswith("mjesec_")
-    kept = read_metadata(tmp_path / "loras" / "mjesec.safetensors")
-    assert kept == other
-    assert "mjesec.safetensors has become another run's since this one began" in "\n".join(log.lines)
-    assert read_lora(result.path).keys()
-    again = make_job(tmp_path, SHORT)
+    assert {path: path.read_bytes() for path in others} == others
+    aside = result.path.stem
+    assert aside.startswith("mjesec_")
+    ends = {path.stem.removeprefix(aside) for path in set(loras.iterdir()) - set(others)}
+    assert ends == {path.stem.removeprefix("mjesec") for path in others}
+    told = "\n".join(log.lines)
+    assert told.count("has become another run's since this one began") == 1
+    assert f"Saved {aside}-step00000002.safetensors as of step 2 of 4." in told
+    assert f"Kept as {aside}-best.safetensors." in result.report
+    again = make_job(tmp_path, replace(settings, output_name="copy"))
     again.parts = tiny_parts.no_parts
     assert train(again).reused
+    assert {path.stem.removeprefix("copy") for path in loras.glob("copy*")} == ends
+
+
+def test_a_run_is_the_same_whether_a_mark_that_no_caption_has_is_one(tmp_path: Path) -> None:
+    dataset = make_job(tmp_path, SHORT).dataset
+
+    def run(mark: str, caption: str) -> str:
+        samples = tuple(replace(sample, caption=caption) for sample in dataset.samples)
+        settings = replace(SHORT, captions=CaptionSettings(keep_separator=mark))
+        return run_id(settings, replace(dataset, samples=samples), "base", "vae")
+
+    assert run("|||", "a, b") == run("", "a, b") != run("|", "a, b")
+    assert run("|||", "a ||| b") != run("", "a ||| b")
 
 
 def test_a_short_runs_mean_is_of_the_run_and_not_of_what_it_began_with() -> None:

@@ -97,6 +97,8 @@ def test_a_dataset_toml_beside_dataset_repeats_and_train_data_dir() -> None:
     result = run(text, in_graph=False)
     assert [folder.repeats for folder in result.places.folders] == [10, 3]
     assert [folder.path for folder in result.places.folders] == ["a", "b"]
+    with pytest.raises(SettingsError, match="num_repeats = 0 is no whole number from 1"):
+        read_kohya(LEAST + folders.format("num_repeats = 0"))
     assert result.idle["train_data_dir"] == "the dataset configuration names the folders of images"
 
 
