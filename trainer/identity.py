@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from blake3 import blake3
@@ -65,6 +66,10 @@ def schedule_mark(alpha_bar: torch.Tensor, prediction: str) -> str:
     return hashlib.sha256(f"{prediction} {levels}".encode()).hexdigest()[:16]
 
 
+def _is_in_a_caption(mark: str, dataset: Dataset) -> bool:
+    return any(mark in caption for sample in dataset.samples for caption in sample.all_captions)
+
+
 def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> str:
     """SHA-256 over the settings, the dataset's content and the fingerprints of the base.
 
@@ -72,10 +77,10 @@ def run_id(settings: TrainSettings, dataset: Dataset, base: str, vae: str) -> st
     is spared: the same run under another name is the same run. Files of epochs and the best one belong to what is
     asked for: a run that is finished without them is another.
     """
+    if not settings.captions.keep_separator and not _is_in_a_caption(_MARK, dataset):
+        # whether it is one makes no difference then
+        settings = replace(settings, captions=replace(settings.captions, keep_separator=_MARK))
     fields = {k: v for k, v in settings.as_dict().items() if k not in _LEFT_OUT}
-    if not any(_MARK in caption for sample in dataset.samples for caption in sample.all_captions):
-        # whether such a mark is one makes no difference then
-        fields["captions"] = {k: v or _MARK if k == "keep_separator" else v for k, v in fields["captions"].items()}
     known = [_FORMAT, fields, dataset.content_hash, base, vae]
     if settings.adapter.kind != "lora":
         # these began otherwise once, and what was learnt from there is another run's

@@ -32,9 +32,14 @@ _LYCORIS_ONLY = (
 )  # fmt: skip
 
 
+def network_module(keys: Keys) -> str:
+    """sd-scripts' module of the network, one of ``NETWORKS``."""
+    return keys.choice("network_module", "networks.lora", NETWORKS)
+
+
 def read_network(keys: Keys, arguments: Arguments) -> Fields:
     """Rank, alpha, adapter and trained parts. ``arguments``: network_args, of which what is read is taken out."""
-    module = keys.choice("network_module", "networks.lora", NETWORKS)
+    module = network_module(keys)
     lycoris = module == LYCORIS_MODULE
     kind = _lycoris(keys, arguments) if lycoris else NETWORKS[module]
     if not lycoris:

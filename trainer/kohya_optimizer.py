@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from .kohya_network import LYCORIS_MODULE
+from .kohya_network import LYCORIS_MODULE, network_module
 from .kohya_values import Arguments, Fields, Keys, argument_number, note_idle
 from .optim import own_weight_decay
 from .options import OptimizerSettings
@@ -203,7 +203,7 @@ def _relative(arguments: Arguments) -> bool:
 def _rates(keys: Keys, relative: bool, fields: Fields, options: Fields) -> Fields:
     common = keys.number("learning_rate", 2e-6)
     unet, rates = keys.number("unet_lr", common), keys.numbers("text_encoder_lr")
-    module = keys.text("network_module", "networks.lora")
+    module = network_module(keys)
     most = 2 if module in _TWO_TEXT_RATES else 1
     text = rates[:most] or [common]
     frozen = fields["train"] == "unet"
@@ -282,7 +282,7 @@ def _warmup(keys: Keys, steps: int) -> int:
 
 def _lora_plus(keys: Keys, arguments: Arguments, relative: bool, fields: Fields) -> Fields:
     """``fields``: the kind of adapter, and what is trained at which rates."""
-    kind, module = fields["adapter"].kind, keys.text("network_module", "networks.lora")  # type: ignore[attr-defined]
+    kind, module = fields["adapter"].kind, network_module(keys)  # type: ignore[attr-defined]
     given = [name for name in arguments if name in _RATIOS.values()]
     if relative or (kind != "lora" and module == LYCORIS_MODULE):
         reason = _ITS_OWN if relative else f"LyCORIS' {kind} has no up matrices"

@@ -54,16 +54,15 @@ def choose_profile(trainer: Trainer, free_bytes: Callable[[], int] | None) -> st
         # what cannot fit is not computed on: the memory that it takes may be the last
         kept = min(copies * kept_bytes(trainer, max(int(free / _MARGIN) - held, 0)), _UNKNOWN)
         needs.append(_mb(kept) + f" with gradient checkpointing of {level}" * (level != LEVELS[0]))
-        if (kept + held) * _MARGIN <= free:
+        if fits := (kept + held) * _MARGIN <= free:
             break
     chosen = f"gradient checkpointing is on for {trainer.checkpointing}"
-    short = (kept + held) * _MARGIN > free
     return (
         f"Memory: {_mb(free)} are free, one batch keeps {', or '.join(needs)} for its backward pass"
         f"{', in and beside CUDA graphs' * (copies > 1)}, gradients and optimizer {_mb(held)}: "
         f"{chosen if trainer.checkpointing != LEVELS[0] else 'no gradient checkpointing'}."
         + " That may not be enough: choose a lower resolution, batch_size or rank, or train the U-Net alone."
-        * short
+        * (not fits)
     )
 
 
