@@ -22,8 +22,8 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.training_utils import cast_training_params
-from pack.trainer.sdxl import build_unet
-from pack.trainer.single_file import SingleFile
+from pack.trainer.sdxl.parts import build_unet
+from pack.trainer.sdxl.single_file import SingleFile
 from peft import LoraConfig
 from torch.nn import functional as F
 

@@ -75,7 +75,7 @@ def host_with(checkpoint: Path, size: int, images: int, arguments: tuple[str, ..
     """
     if sys.platform != "linux":
         raise dev.Failure("This benchmark reads memory from /proc; run it on Linux.")
-    from pack.trainer.moons import render_moons
+    from pack.trainer.moons.folder import render_moons
 
     with tempfile.TemporaryDirectory(prefix="mjesec-bench-") as folder:
         base = Path(folder)

@@ -27,7 +27,7 @@ class Program:
         self._images = images
 
     def __enter__(self) -> Program:
-        from pack.trainer.moons import render_moons
+        from pack.trainer.moons.folder import render_moons
 
         self._stack = contextlib.ExitStack()
         work = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mjesec-bench-")))

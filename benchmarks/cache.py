@@ -19,15 +19,16 @@ import _pack  # noqa: F401 - makes the plugin importable as `pack`
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from pack.trainer.buckets import BucketSettings
-from pack.trainer.console import ConsoleWatcher
-from pack.trainer.data import prepare
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.buckets import BucketSettings
+from pack.trainer.dataset.samples import Dataset
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import BrokenImages
-from pack.trainer.latents import Encode, LatentsCache
-from pack.trainer.samples import Dataset
-from pack.trainer.settings import TrainSettings
-from pack.trainer.single_file import make_encoder
+from pack.trainer.runs.console import ConsoleWatcher
+from pack.trainer.sdxl.parts import Encode
+from pack.trainer.sdxl.single_file import make_encoder
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.data import prepare
+from pack.trainer.training.latents import LatentsCache
 from PIL import Image
 
 WIDTHS = (128, 256, 512, 512)

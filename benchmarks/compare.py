@@ -65,7 +65,7 @@ def relative_error(ours: Any, theirs: Any) -> float:
 
 def write_images(folder: Path, size: int) -> None:
     """Two pictures that must be shrunk and cropped, so that no number of the size conditioning is like another."""
-    from pack.trainer.moons import render_moon
+    from pack.trainer.moons.folder import render_moon
 
     folder.mkdir()
     for number, caption in enumerate(CAPTIONS):
@@ -82,8 +82,8 @@ class Comparison:
         import comfy.sd
         import torch
         from pack.nodes import host
-        from pack.trainer.buckets import BucketSettings
-        from pack.trainer.settings import TrainSettings
+        from pack.trainer.dataset.buckets import BucketSettings
+        from pack.trainer.settings.training import TrainSettings
 
         with torch.inference_mode():
             self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3]
@@ -116,11 +116,11 @@ class Comparison:
     def _prepare(self) -> None:
         import torch
         from pack.nodes import host
-        from pack.trainer.adapter import add_adapters
-        from pack.trainer.data import prepare
-        from pack.trainer.dataset import scan_folder
-        from pack.trainer.latents import LatentsCache
-        from pack.trainer.loop import Trainer
+        from pack.trainer.adapters.adapters import add_adapters
+        from pack.trainer.dataset.scan import scan_folder
+        from pack.trainer.training.data import prepare
+        from pack.trainer.training.latents import LatentsCache
+        from pack.trainer.training.loop import Trainer
 
         write_images(self.work / "images", self.settings.buckets.resolution[0])
         cache = LatentsCache(self.work / "latents", "one VAE", host.encoder(self.vae))
@@ -141,7 +141,7 @@ class Comparison:
     def _compare_latents(self, example: Any) -> None:
         import numpy as np
         import torch
-        from pack.trainer.images import apply_placement, load_rgb
+        from pack.trainer.dataset.images import apply_placement, load_rgb
 
         pixels = np.asarray(apply_placement(load_rgb(example.sample.path), example.placement), np.float32) / 255
         with torch.inference_mode():
@@ -156,7 +156,7 @@ class Comparison:
 
     def _fingerprint(self) -> tuple[str, ...]:
         from pack.nodes import host
-        from pack.trainer.identity import weights_fingerprint
+        from pack.trainer.runs.identity import weights_fingerprint
 
         states = (host.unet_weights(self.model), *host.text_weights(self.clip))
         return tuple(weights_fingerprint(state) for state in states)
@@ -164,7 +164,7 @@ class Comparison:
     def _step_input(self, number: int, timestep: int) -> dict[str, Any]:
         """What one training step on example ``number`` hands to the U-Net, and what comes back."""
         import torch
-        from pack.trainer.noise import step_generator
+        from pack.trainer.training.noise import step_generator
 
         batch = self.trainer.draw([number], 0, 0)
         with torch.no_grad():
@@ -212,7 +212,7 @@ class Comparison:
         import comfy.sd
         import comfy.utils
         import torch
-        from pack.trainer.lora_file import lora_tensors, save_lora
+        from pack.trainer.lora.file import lora_tensors, save_lora
 
         tuned = self._step_input(0, TIMESTEPS[1])["guess"]
         with self.trainer.adapters.disabled():

@@ -58,7 +58,7 @@ def expected_names() -> set[str]:
     """The file's modules as kohya names them, worked out from the networks' own shapes."""
     import torch
     from make_checkpoint import sdxl_text_encoders, sdxl_unet
-    from pack.trainer.names import to_original
+    from pack.trainer.sdxl.unet_names import to_original
 
     linear = [n for n, m in sdxl_unet().named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(UNET_PARTS)]
     names = {"lora_unet_" + original.replace(".", "_") for original in to_original(linear).values()}

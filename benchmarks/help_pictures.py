@@ -238,7 +238,7 @@ def make(host: Host, graph: Graph, names: list[str], train_steps: int) -> None:
 
 
 def program() -> int:
-    from pack.trainer.moons import render_moons
+    from pack.trainer.moons.folder import render_moons
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of these nodes, or {', '.join(SCREENS)}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import _pack  # noqa: F401 - makes `pack` and `dev` importable
 import torch
 from diffusers import UNet2DConditionModel
-from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, join
+from pack.trainer.sdxl.checkpoint import TE1_PREFIX, TE2_PREFIX, join
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 Shape = tuple[int, ...]

@@ -148,7 +148,7 @@ def thumbnail(picture: Image.Image, path: Path) -> None:
 
 @contextlib.contextmanager
 def host(work: Path | None) -> Iterator[dev.HostProcess]:
-    from pack.trainer.moons import render_moons
+    from pack.trainer.moons.folder import render_moons
 
     with tempfile.TemporaryDirectory(prefix="mjesec-pictures-") as temporary:
         base = work or Path(temporary)

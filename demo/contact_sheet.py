@@ -21,8 +21,8 @@ from pretrain import Tokens  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from figures import contact_sheet  # noqa: E402
-from trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, transformers_state  # noqa: E402
-from trainer.sdxl import (  # noqa: E402
+from trainer.sdxl.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, transformers_state  # noqa: E402
+from trainer.sdxl.parts import (  # noqa: E402
     Parts,
     build_text_encoder,
     build_unet,

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from trainer.checkpoint import (  # noqa: E402
+from trainer.sdxl.checkpoint import (  # noqa: E402
     TE1_PREFIX,
     TE2_PREFIX,
     UNET_PREFIX,
@@ -36,8 +36,8 @@ from trainer.checkpoint import (  # noqa: E402
     join,
     transformers_state,
 )
-from trainer.names import to_original  # noqa: E402
-from trainer.precision import compute_dtype  # noqa: E402
+from trainer.sdxl.precision import compute_dtype  # noqa: E402
+from trainer.sdxl.unet_names import to_original  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.arguments import parse_words
-from ..trainer.options import EMA_FILES, INITIALS, KINDS, AdapterSettings, EmaSettings
-from ..trainer.settings import STORAGES, TrainSettings
+from ..trainer.settings.arguments import parse_words
+from ..trainer.settings.options import EMA_FILES, INITIALS, KINDS, AdapterSettings, EmaSettings
+from ..trainer.settings.training import STORAGES, TrainSettings
 from .options import changed_settings, settings_input, share_input
 from .settings import CATEGORY
 

@@ -13,7 +13,7 @@ import folder_paths
 import torch
 
 from ..trainer.errors import LoraFileError
-from ..trainer.lora_file import read_lora
+from ..trainer.lora.file import read_lora
 
 _WEIGHT_NAMES = (".lora_down.weight", ".lora_up.weight", ".alpha", ".lora_A.weight", ".lora_B.weight", ".dora_scale")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.run_options import SavingSettings, ValidationSettings
-from ..trainer.settings import TrainSettings
+from ..trainer.settings.run_options import SavingSettings, ValidationSettings
+from ..trainer.settings.training import TrainSettings
 from .settings import CATEGORY
 from .sockets import TrainSettingsSocket
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.arguments import parse_color, parse_whole_numbers
-from ..trainer.options import LONG_CAPTIONS, TOKEN_LIMITS, CaptionSettings, ImageSettings
-from ..trainer.settings import CROPS, LATENTS, TrainSettings
+from ..trainer.settings.arguments import parse_color, parse_whole_numbers
+from ..trainer.settings.options import LONG_CAPTIONS, TOKEN_LIMITS, CaptionSettings, ImageSettings
+from ..trainer.settings.training import CROPS, LATENTS, TrainSettings
 from .options import AS_GIVEN, SWITCH, as_given_input, changed_settings, settings_input, share_input
 from .settings import CATEGORY
 

@@ -12,13 +12,14 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..figures import contact_sheet
-from ..trainer.combine import combine
-from ..trainer.dataset import MOST_REPEATS, Dataset, scan_folder
+from ..trainer.dataset.combine import combine
+from ..trainer.dataset.images import load_rgb
+from ..trainer.dataset.open_datasets import OpenDataset
+from ..trainer.dataset.report import dataset_report
+from ..trainer.dataset.scan import MOST_REPEATS, Dataset, scan_folder
 from ..trainer.errors import DatasetError
-from ..trainer.images import load_rgb
-from ..trainer.moons import render_moons
-from ..trainer.open_datasets import OpenDataset
-from ..trainer.settings import TrainSettings
+from ..trainer.moons.folder import render_moons
+from ..trainer.settings.training import TrainSettings
 from .editor_routes import DATASETS
 from .folders import listing_fingerprint, offered_folders, resolve_dataset, unknown_yet, work_folder
 from .given_files import GivenFiles
@@ -55,8 +56,8 @@ def _result(
         def count_tokens(caption: str) -> int:
             return len(tokenize(caption)) - 2
 
-    report = dataset.report(
-        count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
+    report = dataset_report(
+        dataset, count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
     )
     sheet = to_tensor(_sheet(dataset))
     shown = {

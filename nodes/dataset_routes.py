@@ -22,12 +22,12 @@ from typing import Any
 
 from aiohttp import web
 
-from ..trainer.buckets import BucketSettings
-from ..trainer.caption_editor import CaptionConflict, CaptionEditor
-from ..trainer.caption_tables import read_caption_table
-from ..trainer.dataset import scan_folder
+from ..trainer.dataset.buckets import BucketSettings
+from ..trainer.dataset.caption_editor import CaptionConflict, CaptionEditor
+from ..trainer.dataset.caption_tables import read_caption_table
+from ..trainer.dataset.open_datasets import OnProgress, OpenDataset, OpenDatasets
+from ..trainer.dataset.scan import scan_folder
 from ..trainer.errors import DatasetError
-from ..trainer.open_datasets import OnProgress, OpenDataset, OpenDatasets
 from .answers import Refusal, as_json, guarded, in_thread, whole_number
 from .folders import listing_fingerprint, resolve_dataset
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server import PromptServer
 
-from ..trainer.open_datasets import OpenDatasets
+from ..trainer.dataset.open_datasets import OpenDatasets
 from .dataset_routes import add_dataset_routes
 from .folders import work_folder
 from .lora_routes import add_lora_routes

@@ -22,7 +22,7 @@ import comfy.weight_adapter
 import folder_paths
 import torch
 
-from ..trainer.identity import weights_fingerprint
+from ..trainer.runs.identity import weights_fingerprint
 
 _DEEPEST = 24
 _weights: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()

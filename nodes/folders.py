@@ -8,8 +8,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ..trainer.dataset.images import IMAGE_EXTENSIONS
 from ..trainer.errors import DatasetError, SettingsError
-from ..trainer.images import IMAGE_EXTENSIONS
 
 _DEEPEST = 3
 _MOST_OFFERED = 1000

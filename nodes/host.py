@@ -25,9 +25,9 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer, EmptyRegul
 
 from ..trainer.device import give_back as return_memory
 from ..trainer.errors import NO_CLIP, ModelError
-from ..trainer.precision import DTYPES, widened
-from ..trainer.sdxl import LATENT_SCALE, Parts, build_text_encoder, build_unet
-from ..trainer.settings import TrainSettings
+from ..trainer.sdxl.parts import LATENT_SCALE, Parts, build_text_encoder, build_unet
+from ..trainer.sdxl.precision import DTYPES, widened
+from ..trainer.settings.training import TrainSettings
 
 log = logging.getLogger("mjesec")
 State = dict[str, torch.Tensor]

@@ -8,11 +8,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer.dataset.samples import Dataset
 from ..trainer.errors import SettingsError
-from ..trainer.kohya import KohyaRun, read_kohya
-from ..trainer.kohya_report import report
-from ..trainer.samples import Dataset
-from ..trainer.settings import PRECISIONS
+from ..trainer.kohya.configuration import KohyaRun, read_kohya
+from ..trainer.kohya.report import report
+from ..trainer.settings.training import PRECISIONS
 from .folders import offered_configs, resolve_config, unknown_yet
 from .reports import report_shown
 from .sockets import DatasetSocket, TrainSettingsSocket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server import PromptServer
 
-from ..trainer.registry import Runs
+from ..trainer.runs.registry import Runs
 from .folders import work_folder
 from .run_routes import add_run_routes
 

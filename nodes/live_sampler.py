@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..trainer.outputs import Outputs
+from ..trainer.runs.outputs import Outputs
 from .images import to_pillow
 from .sampling import Studio, Subject
 from .shot import Shot

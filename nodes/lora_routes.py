@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 from aiohttp import web
 
-from ..trainer.lora_info import lora_info
+from ..trainer.lora.info import lora_info
 from .answers import Refusal, as_json, guarded, in_thread
 
 

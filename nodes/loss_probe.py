@@ -11,9 +11,9 @@ import comfy.samplers
 import torch
 from PIL import Image, ImageOps
 
-from ..trainer.images import load_rgb
-from ..trainer.precision import widened
-from ..trainer.samples import Sample
+from ..trainer.dataset.images import load_rgb
+from ..trainer.dataset.samples import Sample
+from ..trainer.sdxl.precision import widened
 from .apply import apply_lora
 from .images import to_tensor
 from .progress import NodeWatcher

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.settings import PROFILES, TrainSettings
+from ..trainer.settings.training import PROFILES, TrainSettings
 from .settings import CATEGORY
 from .sockets import TrainSettingsSocket
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps
 
 from ..figures import cells
-from ..trainer.images import load_rgb
-from ..trainer.samples import Dataset
+from ..trainer.dataset.images import load_rgb
+from ..trainer.dataset.samples import Dataset
 from .cell_store import CellStore
 from .grid import CellResult, Grid, Index
 from .images import to_tensor

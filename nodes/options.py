@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.options import HUBER_SCHEDULES, LOSSES, MASKS, LossSettings, OptimizerSettings
-from ..trainer.settings import TrainSettings
+from ..trainer.settings.options import HUBER_SCHEDULES, LOSSES, MASKS, LossSettings, OptimizerSettings
+from ..trainer.settings.training import TrainSettings
 from .settings import CATEGORY
 from .sockets import TrainSettingsSocket
 

@@ -15,8 +15,8 @@ from ..trainer.clock import clock
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..trainer.loop import Step
-    from ..trainer.registry import LiveRun
+    from ..trainer.runs.registry import LiveRun
+    from ..trainer.training.loop import Step
 
 log = logging.getLogger("mjesec")
 _CONSOLE_EVERY_SECONDS = 2.0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from ..trainer.registry import Runs
+from ..trainer.runs.registry import Runs
 from .answers import Refusal, as_json, guarded, in_thread
 
 WISHES = ("pause", "resume", "stop", "save", "sample")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..trainer.night_scene import Disc, night_scene
+from ..trainer.moons.night_scene import Disc, night_scene
 from .images import to_tensor
 from .sampling_inputs import size_inputs
 

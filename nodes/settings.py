@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..trainer.buckets import BucketSettings
-from ..trainer.optimizer_names import CLASSES
-from ..trainer.settings import (
+from ..trainer.dataset.buckets import BucketSettings
+from ..trainer.settings.optimizer_names import CLASSES
+from ..trainer.settings.training import (
     PARTS,
     PRECISIONS,
     SCHEDULES,

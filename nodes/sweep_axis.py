@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..figures import Axis, check_distinct, parse_values
 from ..trainer.errors import LoraFileError
-from ..trainer.lora_file import read_metadata
+from ..trainer.lora.file import read_metadata
 from .folders import unknown_yet
 from .shot import size_of
 from .sockets import AxesSocket

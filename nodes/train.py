@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..trainer.samples import Dataset
-from ..trainer.settings import TrainSettings
+from ..trainer.dataset.samples import Dataset
+from ..trainer.settings.training import TrainSettings
 from .folders import loras_folder
 from .given_files import GivenFiles
 from .graph_metadata import origin_of
@@ -16,7 +16,7 @@ from .reports import report_shown
 from .sockets import DatasetSocket, LoraModel, LossMap, TrainingSamplesSocket, TrainSettingsSocket
 
 if TYPE_CHECKING:
-    from ..trainer.job import Result
+    from ..trainer.runs.job import Result
     from .training_samples import TrainingSamples
 
 CATEGORY = "Mjesec/training"
@@ -77,9 +77,9 @@ class TrainLora(io.ComfyNode):
     ) -> io.NodeOutput:
         # the networks' libraries take seconds to import: only a run pays for them
         from ..trainer.device import no_spill
-        from ..trainer.lora_file import read_lora
-        from ..trainer.outputs import folder_name, run_of
-        from ..trainer.run import train
+        from ..trainer.lora.file import read_lora
+        from ..trainer.runs.outputs import folder_name, run_of
+        from ..trainer.runs.run import train
         from . import host
         from .train_job import make_job
 

@@ -14,15 +14,15 @@ import torch
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..trainer.control import Control
-from ..trainer.identity import schedule_mark, weights_fingerprint
-from ..trainer.job import Base, Folders, Job
-from ..trainer.metadata import THUMBNAILS_KEY
-from ..trainer.registry import LiveRun
-from ..trainer.samples import Dataset
-from ..trainer.sdxl import Parts
-from ..trainer.settings import TrainSettings
-from ..trainer.thumbnails import thumbnails
+from ..trainer.dataset.samples import Dataset
+from ..trainer.dataset.thumbnails import thumbnails
+from ..trainer.lora.metadata import THUMBNAILS_KEY
+from ..trainer.runs.control import Control
+from ..trainer.runs.identity import schedule_mark, weights_fingerprint
+from ..trainer.runs.job import Base, Folders, Job
+from ..trainer.runs.registry import LiveRun
+from ..trainer.sdxl.parts import Parts
+from ..trainer.settings.training import TrainSettings
 from . import host
 from .folders import loras_folder, work_folder
 from .graph_metadata import Origin

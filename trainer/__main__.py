@@ -10,9 +10,9 @@ from types import FrameType
 from .command_line import Command, command_of, make_job, read_run, told
 from .device import no_spill
 from .errors import TrainerError
-from .optim import check_optimizer
-from .processes import Processes, join
-from .run import train
+from .runs.run import train
+from .training.optim import check_optimizer
+from .training.processes import Processes, join
 
 INTERRUPTED = 130
 

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import torch
 
-from .combine import combine
-from .console import ConsoleWatcher, SilentWatcher
-from .dataset import scan_folder
+from .dataset.combine import combine
+from .dataset.report import dataset_report
+from .dataset.samples import Dataset
+from .dataset.scan import scan_folder
 from .device import free_bytes
 from .errors import DatasetError, ModelError, SettingsError
-from .identity import schedule_mark, weights_fingerprint
-from .job import Base, Folders, Job, Watcher
-from .kohya import ImageFolder, KohyaConfig, KohyaRun, Places, read_kohya
-from .kohya_report import report
-from .processes import Processes
-from .samples import Dataset
-from .sdxl import Parts
-from .settings import PRECISIONS
-from .single_file import HEAD_CHANNELS, SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
+from .kohya.configuration import ImageFolder, KohyaConfig, KohyaRun, Places, read_kohya
+from .kohya.report import report
+from .runs.console import ConsoleWatcher, SilentWatcher
+from .runs.identity import schedule_mark, weights_fingerprint
+from .runs.job import Base, Folders, Job, Watcher
+from .sdxl.parts import Parts
+from .sdxl.single_file import HEAD_CHANNELS, SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
+from .settings.training import PRECISIONS
+from .training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -216,4 +217,4 @@ def told(run: KohyaRun, dataset: Dataset, command: Command) -> str:
     """The configuration's report, with cut tokens where there is a tokenizer; of a check also that of the images,
     which a training gives itself."""
     lines = report(run, dataset, load_tokenizer(find_tokenizer(command.tokenizer)))
-    return f"{lines}\n{dataset.report(buckets=run.settings.buckets)}" if command.check else lines
+    return f"{lines}\n{dataset_report(dataset, buckets=run.settings.buckets)}" if command.check else lines

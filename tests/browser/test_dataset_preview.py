@@ -13,7 +13,7 @@ import pytest
 from browser_editor import Editor, expect
 from host_graphs import node
 from host_server import Host
-from pack.trainer.moons import render_moons
+from pack.trainer.moons.folder import render_moons
 from PIL import Image
 
 if TYPE_CHECKING:

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer.adapter import add_adapters
-from pack.trainer.buckets import BucketSettings
-from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, transformers_state
-from pack.trainer.control import Control
-from pack.trainer.dataset import scan_folder
-from pack.trainer.loop import Step
-from pack.trainer.lora_file import read_lora
-from pack.trainer.moons import render_moons
-from pack.trainer.options import AdapterSettings, CaptionSettings
-from pack.trainer.run import Base, Folders, Job, Result, train
-from pack.trainer.sdxl import EOS, Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
-from pack.trainer.settings import TrainSettings
+from pack.trainer.adapters.adapters import add_adapters
+from pack.trainer.dataset.buckets import BucketSettings
+from pack.trainer.dataset.scan import scan_folder
+from pack.trainer.lora.file import read_lora
+from pack.trainer.moons.folder import render_moons
+from pack.trainer.runs.control import Control
+from pack.trainer.runs.run import Base, Folders, Job, Result, train
+from pack.trainer.sdxl.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, transformers_state
+from pack.trainer.sdxl.parts import EOS, Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
+from pack.trainer.settings.options import AdapterSettings, CaptionSettings
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.loop import Step
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -21,11 +21,11 @@ import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer  # noqa: E402
 
 host: Any = importlib.import_module("pack.nodes.host")
-adapter: Any = importlib.import_module("pack.trainer.adapter")
-lora_file: Any = importlib.import_module("pack.trainer.lora_file")
-options: Any = importlib.import_module("pack.trainer.options")
-sdxl: Any = importlib.import_module("pack.trainer.sdxl")
-settings_of: Any = importlib.import_module("pack.trainer.settings").TrainSettings
+adapter: Any = importlib.import_module("pack.trainer.adapters.adapters")
+lora_file: Any = importlib.import_module("pack.trainer.lora.file")
+options: Any = importlib.import_module("pack.trainer.settings.options")
+sdxl: Any = importlib.import_module("pack.trainer.sdxl.parts")
+settings_of: Any = importlib.import_module("pack.trainer.settings.training").TrainSettings
 
 CPU = torch.device("cpu")
 KINDS: dict[str, dict[str, Any]] = {

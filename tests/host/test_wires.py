@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from host_graphs import Graph, node, picture, sweep, training
 from host_server import Host
-from pack.trainer.moons import render_moons
+from pack.trainer.moons.folder import render_moons
 
 import dev
 

@@ -16,7 +16,7 @@ from host_graphs import Graph, node, picture
 from host_server import Host
 from pack.figures import UNLABELLED, Axis, FigureStyle, Layout, cells, plan_figure
 from pack.figures.layout import Box
-from pack.trainer.moons import render_moons
+from pack.trainer.moons.folder import render_moons
 from PIL import Image
 from safetensors import safe_open
 

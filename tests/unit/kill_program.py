@@ -18,10 +18,10 @@ if __name__ == "__main__":
     spec = importlib.util.spec_from_file_location("conftest", Path(__file__).parent.parent / "conftest.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
-from pack.trainer.loop import Step
-from pack.trainer.run import Job, train
-from pack.trainer.run_options import SavingSettings
-from pack.trainer.sdxl import Parts
+from pack.trainer.runs.run import Job, train
+from pack.trainer.sdxl.parts import Parts
+from pack.trainer.settings.run_options import SavingSettings
+from pack.trainer.training.loop import Step
 from tiny_parts import Log, make_job, make_settings
 
 ACCUMULATION = 3

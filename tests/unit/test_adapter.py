@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import Adapters, add_adapters
-from pack.trainer.adapter_modules import AdapterModule
-from pack.trainer.lora_file import lora_tensors
-from pack.trainer.sdxl import Parts
-from pack.trainer.settings import thesis_settings
+from pack.trainer.adapters.adapters import Adapters, add_adapters
+from pack.trainer.adapters.modules import AdapterModule
+from pack.trainer.lora.file import lora_tensors
+from pack.trainer.sdxl.parts import Parts
+from pack.trainer.settings.training import thesis_settings
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_gradients_are_those_of_the_plain_formula(bias: bool) -> None:
 
 @torch.no_grad()
 def predict(parts: Parts) -> torch.Tensor:
-    from pack.trainer.sdxl import encode_text
+    from pack.trainer.sdxl.parts import encode_text
 
     example = tiny_parts.make_examples(1)[0]
     context, pooled = encode_text(parts, example.tokens[:, None])

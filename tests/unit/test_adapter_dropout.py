@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import Adapters, add_adapters
-from pack.trainer.adapter_modules import AdapterModule
-from pack.trainer.checkpointing import LEVELS, use_checkpointing
-from pack.trainer.data import collate
-from pack.trainer.loop import Trainer
-from pack.trainer.noise import step_generator
-from pack.trainer.options import AdapterSettings
-from pack.trainer.sdxl import Parts
+from pack.trainer.adapters.adapters import Adapters, add_adapters
+from pack.trainer.adapters.modules import AdapterModule
+from pack.trainer.sdxl.checkpointing import LEVELS, use_checkpointing
+from pack.trainer.sdxl.parts import Parts
+from pack.trainer.settings.options import AdapterSettings
+from pack.trainer.training.data import collate
+from pack.trainer.training.loop import Trainer
+from pack.trainer.training.noise import step_generator
 from tiny_parts import CPU, make_examples, make_settings
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import adapter_modules, session
-from pack.trainer.adapter import add_adapters, chosen_layers
-from pack.trainer.adapter_modules import LoraModule, principal_factors
-from pack.trainer.blocks import block_of
-from pack.trainer.data import collate
+from pack.trainer.adapters import modules as adapter_modules
+from pack.trainer.adapters.adapters import add_adapters, chosen_layers
+from pack.trainer.adapters.modules import LoraModule, principal_factors
 from pack.trainer.errors import LoraFileError, SettingsError
-from pack.trainer.loop import Trainer
-from pack.trainer.lora_file import lora_tensors, read_lora
-from pack.trainer.noise import step_generator
-from pack.trainer.options import AdapterSettings, EmaSettings
-from pack.trainer.run import train
-from pack.trainer.settings import TrainSettings
+from pack.trainer.lora.file import lora_tensors, read_lora
+from pack.trainer.runs import session
+from pack.trainer.runs.run import train
+from pack.trainer.settings.blocks import block_of
+from pack.trainer.settings.options import AdapterSettings, EmaSettings
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.data import collate
+from pack.trainer.training.loop import Trainer
+from pack.trainer.training.noise import step_generator
 from peft import LoraConfig, inject_adapter_in_model
 from tiny_parts import CPU, Stop, make_examples, make_job, make_settings
 from torch import nn

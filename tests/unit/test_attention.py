@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pack.trainer import attention
-from pack.trainer.attention import DirectAttention, attend
+from pack.trainer.sdxl import attention
+from pack.trainer.sdxl.attention import DirectAttention, attend
 from tiny_parts import make_unet, seeded
 from torch.nn import functional as F
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from pack.trainer.batches import batches_per_epoch, effective_epochs, plan_epoch, steps_per_epoch
 from pack.trainer.errors import SettingsError
+from pack.trainer.training.batches import batches_per_epoch, effective_epochs, plan_epoch, steps_per_epoch
 
 WIDE, TALL, SQUARE = (1216, 832), (832, 1216), (1024, 1024)
 BUCKETS = [WIDE, TALL, WIDE, SQUARE, TALL, WIDE, WIDE, SQUARE]

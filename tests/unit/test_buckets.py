@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pack.trainer.buckets import BucketSettings, bucket_list, place, told_crop
+from pack.trainer.dataset.buckets import BucketSettings, bucket_list, place, told_crop
 from pack.trainer.errors import SettingsError
 
 # image -> resized, bucket, (top, left) told to the model; 1024x1024, step 64, no_upscale

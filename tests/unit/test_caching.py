@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import BrokenImages
-from pack.trainer.lora_file import read_metadata
-from pack.trainer.run import train
+from pack.trainer.lora.file import read_metadata
+from pack.trainer.runs.run import train
 from tiny_parts import Log, Stop, make_job, make_settings
 
 import dev

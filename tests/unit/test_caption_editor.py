@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from pack.trainer import files
-from pack.trainer.caption_editor import HISTORY, CaptionConflict, CaptionEditor
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.caption_editor import HISTORY, CaptionConflict, CaptionEditor
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import DatasetError
 from PIL import Image
 

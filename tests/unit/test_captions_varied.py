@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.arguments import parse_color, parse_whole_numbers
-from pack.trainer.buckets import BucketSettings, place, told_crop
-from pack.trainer.caption_variants import draw_caption, fixed_caption
-from pack.trainer.data import Example, Plan, prepare
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.buckets import BucketSettings, place, told_crop
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import DatasetError, SettingsError
-from pack.trainer.identity import run_id
-from pack.trainer.latents import LatentsCache
-from pack.trainer.noise import step_generator
-from pack.trainer.options import CaptionSettings, ImageSettings
-from pack.trainer.run import train
-from pack.trainer.sdxl import EOS, TOKENS, encode_text, pad_tokens
-from pack.trainer.tokens import caption_ids, stack_ids
+from pack.trainer.runs.identity import run_id
+from pack.trainer.runs.run import train
+from pack.trainer.sdxl.parts import EOS, TOKENS, encode_text, pad_tokens
+from pack.trainer.sdxl.tokens import caption_ids, stack_ids
+from pack.trainer.settings.arguments import parse_color, parse_whole_numbers
+from pack.trainer.settings.options import CaptionSettings, ImageSettings
+from pack.trainer.training.caption_variants import draw_caption, fixed_caption
+from pack.trainer.training.data import Example, Plan, prepare
+from pack.trainer.training.latents import LatentsCache
+from pack.trainer.training.noise import step_generator
 from PIL import Image
 from tiny_parts import make_examples, make_job, make_settings, make_trainer, tokenize
 

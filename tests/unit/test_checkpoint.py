@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.checkpoint import (
+from pack.trainer.sdxl.checkpoint import (
     TE1_PREFIX,
     TE2_PREFIX,
     UNET_PREFIX,

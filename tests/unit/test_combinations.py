@@ -9,20 +9,21 @@ from typing import IO
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import latents, precision
-from pack.trainer.ema import RunningMean
 from pack.trainer.errors import BrokenImages, SettingsError
-from pack.trainer.identity import run_id
-from pack.trainer.loop import Step
-from pack.trainer.lora_file import read_lora
-from pack.trainer.memory import kept_bytes
-from pack.trainer.optim import check_optimizer, effective_rates
-from pack.trainer.options import AdapterSettings, CaptionSettings, EmaSettings, LossSettings
-from pack.trainer.run import train
-from pack.trainer.run_log import RunLog, read_records
-from pack.trainer.run_options import SavingSettings, ValidationSettings
-from pack.trainer.sdxl import Parts
-from pack.trainer.settings import TrainSettings
+from pack.trainer.lora.file import read_lora
+from pack.trainer.runs.identity import run_id
+from pack.trainer.runs.log import RunLog, read_records
+from pack.trainer.runs.run import train
+from pack.trainer.sdxl import precision
+from pack.trainer.sdxl.parts import Parts
+from pack.trainer.settings.options import AdapterSettings, CaptionSettings, EmaSettings, LossSettings
+from pack.trainer.settings.run_options import SavingSettings, ValidationSettings
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training import latents
+from pack.trainer.training.ema import RunningMean
+from pack.trainer.training.loop import Step
+from pack.trainer.training.memory import kept_bytes
+from pack.trainer.training.optim import check_optimizer, effective_rates
 from tiny_parts import CPU, Log, encode, make_job, make_parts, make_settings, make_trainer
 
 SHORT = make_settings(steps=3, train="unet")

@@ -19,15 +19,15 @@ from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from pack.trainer.__main__ import main
-from pack.trainer.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, openclip_state
-from pack.trainer.console import ConsoleWatcher
 from pack.trainer.errors import ModelError
-from pack.trainer.identity import schedule_mark
-from pack.trainer.loop import Step
-from pack.trainer.lora_file import read_lora, read_metadata
-from pack.trainer.sdxl import scaled_linear_alpha_bar, zero_terminal
-from pack.trainer.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
-from pack.trainer.vae_names import vae_config, vae_encoder_state
+from pack.trainer.lora.file import read_lora, read_metadata
+from pack.trainer.runs.console import ConsoleWatcher
+from pack.trainer.runs.identity import schedule_mark
+from pack.trainer.sdxl.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, VAE_PREFIX, openclip_state
+from pack.trainer.sdxl.parts import scaled_linear_alpha_bar, zero_terminal
+from pack.trainer.sdxl.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
+from pack.trainer.sdxl.vae_names import vae_config, vae_encoder_state
+from pack.trainer.training.loop import Step
 from safetensors.torch import save_file
 
 import dev

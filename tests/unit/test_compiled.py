@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import add_adapters
-from pack.trainer.compiled import compile_blocks
+from pack.trainer.adapters.adapters import add_adapters
 from pack.trainer.errors import SettingsError
-from pack.trainer.loop import Trainer
-from pack.trainer.settings import TrainSettings
+from pack.trainer.sdxl.compiled import compile_blocks
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.loop import Trainer
 from tiny_parts import make_examples, make_settings
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import tiny_parts
-from pack.trainer.control import Control
-from pack.trainer.job import Job, Result
-from pack.trainer.loop import Step
-from pack.trainer.lora_file import read_lora, read_metadata
-from pack.trainer.run import train
-from pack.trainer.run_log import read_records
-from pack.trainer.run_status import status_of
-from pack.trainer.sdxl import Parts
+from pack.trainer.lora.file import read_lora, read_metadata
+from pack.trainer.runs.control import Control
+from pack.trainer.runs.job import Job, Result
+from pack.trainer.runs.log import read_records
+from pack.trainer.runs.run import train
+from pack.trainer.runs.status import status_of
+from pack.trainer.sdxl.parts import Parts
+from pack.trainer.training.loop import Step
 from tiny_parts import Drawing, Log, Stop, make_job, make_settings
 
 SETTINGS = make_settings(steps=4, train="unet", gradient_accumulation=2, schedule="cosine")

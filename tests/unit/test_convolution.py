@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pack.trainer.convolution import MOST_POSITIONS, use_products
+from pack.trainer.sdxl.convolution import MOST_POSITIONS, use_products
 from torch import nn
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pack.trainer import dataset as dataset_module
-from pack.trainer.buckets import BucketSettings
-from pack.trainer.dataset import Dataset, scan_folder
+from pack.trainer.dataset import scan as dataset_module
+from pack.trainer.dataset.buckets import BucketSettings
+from pack.trainer.dataset.report import dataset_report
+from pack.trainer.dataset.scan import Dataset, scan_folder
 from pack.trainer.errors import DatasetError
 from PIL import Image
 
@@ -333,7 +334,7 @@ def test_the_report_names_what_a_user_must_know(tmp_path) -> None:
     put_image(tmp_path / "tiny.png", (20, 20))
     broken_files(tmp_path)
     dataset = scan_folder(tmp_path, repeats=2)
-    report = dataset.report(lambda caption: len(caption.split()), BucketSettings(resolution=(192, 128)))
+    report = dataset_report(dataset, lambda caption: len(caption.split()), BucketSettings(resolution=(192, 128)))
     for line in (
         "Images: 3 (6 with repeats)",
         "  64x64: 4",
@@ -352,14 +353,14 @@ def test_the_report_names_what_a_user_must_know(tmp_path) -> None:
 
 def test_the_report_names_at_most_twenty_files_of_a_kind(tmp_path) -> None:
     put(tmp_path, {f"{i:02d}.png": None for i in range(26)})
-    report = scan_folder(tmp_path).report().splitlines()
+    report = dataset_report(scan_folder(tmp_path)).splitlines()
     assert "Captions missing: 26" in report
     assert "  … and 6 more" in report
     assert sum(line.startswith("  ") for line in report) == 21
 
 
 def test_the_report_says_nothing_of_what_was_not_asked_or_is_not_wrong(tmp_path) -> None:
-    report = scan_folder(put(tmp_path, {"a.png": "moon"})).report()
+    report = dataset_report(scan_folder(put(tmp_path, {"a.png": "moon"})))
     assert report.splitlines() == [f"Folder: {os.path.realpath(tmp_path)}", "Images: 1 (1 with repeats)"]
 
 
@@ -368,7 +369,7 @@ def test_names_that_are_no_text_do_not_spoil_the_report(tmp_path) -> None:
     put(tmp_path, {"a.png": None})
     os.rename(os.fsencode(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/a\xff.png")
     dataset = scan_folder(tmp_path)
-    dataset.report(None, BucketSettings()).encode()
+    dataset_report(dataset, None, BucketSettings()).encode()
     assert dataset.problems[0].path == "a?.png"
     assert len(dataset.content_hash) == 64
 

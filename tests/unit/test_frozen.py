@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from pack.trainer.adapter import add_adapters
-from pack.trainer.frozen import Scratch, compute_in
-from pack.trainer.precision import compute_dtype
+from pack.trainer.adapters.adapters import add_adapters
+from pack.trainer.sdxl.frozen import Scratch, compute_in
+from pack.trainer.sdxl.precision import compute_dtype
 from tiny_parts import make_parts, make_settings, randomize, start_over
 from torch import nn
 

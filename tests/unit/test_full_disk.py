@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import tiny_parts
 from pack.trainer.errors import LoraFileError
-from pack.trainer.lora_file import read_lora
-from pack.trainer.run import Result, train
-from pack.trainer.run_log import read_records
-from pack.trainer.run_options import SavingSettings
-from pack.trainer.session import Session
+from pack.trainer.lora.file import read_lora
+from pack.trainer.runs.log import read_records
+from pack.trainer.runs.run import Result, train
+from pack.trainer.runs.session import Session
+from pack.trainer.settings.run_options import SavingSettings
 from tiny_parts import Drawing, Log, Stop, make_job, make_settings
 
 SETTINGS = make_settings(steps=6, train="unet", saving=SavingSettings(state_steps=2))

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adafactor import StackedAdafactor
-from pack.trainer.adapter import add_adapters
-from pack.trainer.loop import Trainer
-from pack.trainer.narrow import NarrowPair, NarrowWeights
+from pack.trainer.adapters.adapters import add_adapters
+from pack.trainer.adapters.narrow import NarrowPair, NarrowWeights
+from pack.trainer.training.adafactor import StackedAdafactor
+from pack.trainer.training.loop import Trainer
 from tiny_parts import make_settings
 from torch import nn
 from transformers.optimization import Adafactor

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pack.trainer.buckets import BucketSettings, Placement, place
+from pack.trainer.dataset.buckets import BucketSettings, Placement, place
+from pack.trainer.dataset.images import IMAGE_EXTENSIONS, apply_placement, count_frames, load_rgb, read_size
 from pack.trainer.errors import ImageError
-from pack.trainer.images import IMAGE_EXTENSIONS, apply_placement, count_frames, load_rgb, read_size
 from PIL import Image
 
 ORIENTATION = 0x0112

@@ -12,9 +12,9 @@ from pathlib import Path
 import kill_program
 import pytest
 import tiny_parts
-from pack.trainer.lora_file import read_lora
-from pack.trainer.run import Result, train
-from pack.trainer.run_log import read_records
+from pack.trainer.lora.file import read_lora
+from pack.trainer.runs.log import read_records
+from pack.trainer.runs.run import Result, train
 from tiny_parts import Log, make_job
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="forks and looks at /proc")

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pack.trainer.dataset.samples import Dataset, Sample
 from pack.trainer.errors import SettingsError
-from pack.trainer.kohya import KohyaRun, read_kohya
-from pack.trainer.kohya_report import report
-from pack.trainer.optim import make_optimizer
-from pack.trainer.samples import Dataset, Sample
-from pack.trainer.settings import TrainSettings, thesis_settings
+from pack.trainer.kohya.configuration import KohyaRun, read_kohya
+from pack.trainer.kohya.report import report
+from pack.trainer.settings.training import TrainSettings, thesis_settings
+from pack.trainer.training.optim import make_optimizer
 from PIL import Image
 
 DATA = Path(__file__).parent / "data"

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pack.trainer.caption_variants import fixed_caption
-from pack.trainer.combine import combine
-from pack.trainer.dataset import Layout, scan_folder
+from pack.trainer.dataset.combine import combine
+from pack.trainer.dataset.report import dataset_report
+from pack.trainer.dataset.samples import Dataset
+from pack.trainer.dataset.scan import Layout, scan_folder
 from pack.trainer.errors import SettingsError
-from pack.trainer.kohya import KohyaRun, read_kohya
-from pack.trainer.kohya_report import report
-from pack.trainer.run_options import ValidationSettings
-from pack.trainer.samples import Dataset
+from pack.trainer.kohya.configuration import KohyaRun, read_kohya
+from pack.trainer.kohya.report import report
+from pack.trainer.settings.run_options import ValidationSettings
+from pack.trainer.training.caption_variants import fixed_caption
 from PIL import Image
 
 LEAST = "resolution = 64\n"
@@ -111,7 +112,7 @@ def test_folders_are_read_as_sd_scripts_reads_them(tmp_path: Path) -> None:
     assert seen("mixed") == {str(stray): 1, str(inner): 2}
     assert seen("flat") == {str(stray): 1}
     assert seen("folders") == {str(inner): 2}
-    told = scan_folder(tmp_path, layout="folders").report()
+    told = dataset_report(scan_folder(tmp_path, layout="folders"))
     assert "1 image lies beside the sub-folders 2_moon; those in the sub-folders alone are used" in told
     assert "an image_dir is read without its sub-folders" in scan_folder(tmp_path, layout="flat").report()
     inner.unlink()

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pack.trainer.errors import SettingsError
-from pack.trainer.kohya import KohyaRun, read_kohya
-from pack.trainer.kohya_report import report
-from pack.trainer.optim import make_optimizer
-from pack.trainer.settings import TrainSettings
+from pack.trainer.kohya.configuration import KohyaRun, read_kohya
+from pack.trainer.kohya.report import report
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.optim import make_optimizer
 
 LYCORIS = 'network_module = "lycoris.kohya"\nnetwork_args = ["preset=attn-mlp", '
 

@@ -10,15 +10,15 @@ import pytest
 import tiny_parts
 import torch
 from diffusers.models.autoencoders.vae import Encoder
-from pack.trainer.buckets import Placement, place
-from pack.trainer.data import prepare
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.buckets import Placement, place
+from pack.trainer.dataset.samples import Sample
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import ImageError, MemoryShortage
-from pack.trainer.latents import Latents, LatentsCache
-from pack.trainer.options import ImageSettings
-from pack.trainer.run import train
-from pack.trainer.samples import Sample
-from pack.trainer.single_file import make_encoder
+from pack.trainer.runs.run import train
+from pack.trainer.sdxl.single_file import make_encoder
+from pack.trainer.settings.options import ImageSettings
+from pack.trainer.training.data import prepare
+from pack.trainer.training.latents import Latents, LatentsCache
 from PIL import Image
 
 SETTINGS = tiny_parts.make_settings()

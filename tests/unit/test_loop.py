@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import loop
-from pack.trainer.checkpointing import use_checkpointing
-from pack.trainer.data import Batch, Plan, collate
 from pack.trainer.errors import NonFiniteLoss
-from pack.trainer.inputs import Inputs
-from pack.trainer.latents import Latents
-from pack.trainer.loop import Step, Trainer
-from pack.trainer.noise import step_generator
+from pack.trainer.sdxl.checkpointing import use_checkpointing
+from pack.trainer.training import loop
+from pack.trainer.training.data import Batch, Plan, collate
+from pack.trainer.training.inputs import Inputs
+from pack.trainer.training.latents import Latents
+from pack.trainer.training.loop import Step, Trainer
+from pack.trainer.training.noise import step_generator
 from tiny_parts import assert_same, make_examples, make_settings, make_trainer, weights_of
 
 
@@ -235,7 +235,7 @@ def test_gradients_are_clipped_to_their_joint_norm_and_the_norm_before_is_shown(
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_gives_nearly_the_loss_of_fp32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # any CPU can compute in half precision; older ones are only slow at it
-    monkeypatch.setattr("pack.trainer.precision.cpu_multiplies", lambda precision: True)
+    monkeypatch.setattr("pack.trainer.sdxl.precision.cpu_multiplies", lambda precision: True)
     losses = {}
     for name in (precision, "fp32"):
         trainer = make_trainer(make_settings(steps=2, precision=name))
@@ -278,7 +278,7 @@ def test_unscaled_fp16_gradients_are_nearly_those_of_fp32() -> None:
 # what transformers is to drop would be a line in every user's console
 @pytest.mark.filterwarnings("error::FutureWarning")
 def test_checkpointing_changes_neither_loss_nor_gradient(train: str) -> None:
-    from pack.trainer.memory import choose_profile
+    from pack.trainer.training.memory import choose_profile
 
     recorded, losses = [], []
     for checkpointing in (False, True):

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import Adapters, add_adapters
-from pack.trainer.base_hashes import BaseHashes
-from pack.trainer.batches import steps_per_epoch
+from pack.trainer.adapters.adapters import Adapters, add_adapters
+from pack.trainer.dataset.samples import Dataset, Sample
 from pack.trainer.errors import LoraFileError
-from pack.trainer.header import MAX_HEADER
-from pack.trainer.lora_file import hashes, lora_tensors, read_lora, read_metadata, save_lora
-from pack.trainer.metadata import RunFacts, lora_metadata
-from pack.trainer.run import train
-from pack.trainer.samples import Dataset, Sample
-from pack.trainer.settings import thesis_settings
+from pack.trainer.lora.file import hashes, lora_tensors, read_lora, read_metadata, save_lora
+from pack.trainer.lora.header import MAX_HEADER
+from pack.trainer.lora.metadata import RunFacts, lora_metadata
+from pack.trainer.runs.run import train
+from pack.trainer.sdxl.base_hashes import BaseHashes
+from pack.trainer.settings.training import thesis_settings
+from pack.trainer.training.batches import steps_per_epoch
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -378,7 +378,7 @@ import torch
 from safetensors.torch import save_file
 from pack.trainer.errors import LoraFileError
 from pack.trainer.files import write_atomically
-from pack.trainer.lora_file import save_lora
+from pack.trainer.lora.file import save_lora
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 big = {'a': torch.ones(1 << 16)}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from pack.trainer.errors import LoraFileError
-from pack.trainer.header import MAX_HEADER
-from pack.trainer.lora_file import read_metadata, save_lora
-from pack.trainer.lora_info import lora_info, read_header
+from pack.trainer.lora.file import read_metadata, save_lora
+from pack.trainer.lora.header import MAX_HEADER
+from pack.trainer.lora.info import lora_info, read_header
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"
 TENSORS = {

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.combine import combine
-from pack.trainer.data import collate
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.combine import combine
+from pack.trainer.dataset.report import dataset_report
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import DatasetError
-from pack.trainer.inputs import Inputs
-from pack.trainer.loop import Trainer
-from pack.trainer.loss import (
+from pack.trainer.sdxl.parts import scaled_linear_alpha_bar
+from pack.trainer.settings.options import LossSettings
+from pack.trainer.training.data import collate
+from pack.trainer.training.inputs import Inputs
+from pack.trainer.training.loop import Trainer
+from pack.trainer.training.loss import (
     draw_noise,
     draw_timesteps,
     error_per_value,
@@ -24,9 +27,7 @@ from pack.trainer.loss import (
     perturbed,
     weight_of_level,
 )
-from pack.trainer.noise import step_generator
-from pack.trainer.options import LossSettings
-from pack.trainer.sdxl import scaled_linear_alpha_bar
+from pack.trainer.training.noise import step_generator
 from PIL import Image
 from tiny_parts import make_examples, make_settings, make_trainer
 
@@ -227,8 +228,8 @@ def with_alpha(folder: Path, size: int = 64) -> Path:
 
 
 def masks_of(folder: Path, mask: str) -> dict[str, torch.Tensor | None]:
-    from pack.trainer.data import prepare
-    from pack.trainer.latents import LatentsCache
+    from pack.trainer.training.data import prepare
+    from pack.trainer.training.latents import LatentsCache
 
     cache = LatentsCache(folder.parent / "cache", "vae", tiny_parts.encode)
     settings = make_settings(loss=LossSettings(mask=mask))
@@ -254,7 +255,7 @@ def test_pictures_in_the_folder_masks_are_masks(tmp_path: Path) -> None:
     dataset = scan_folder(folder)
     assert [bool(sample.mask_hash) for sample in dataset.samples] == [True, False]
     assert (dataset.num_images, dataset.problems) == (2, ())
-    assert "Masks: 1" in dataset.report()
+    assert "Masks: 1" in dataset_report(dataset)
     masks = masks_of(folder, "files")
     assert masks["disc_1.png"] is None
     torch.testing.assert_close(masks["disc_0.png"][:, :3], torch.ones(1, 3, 8), atol=0.02, rtol=0)
@@ -281,7 +282,7 @@ def test_datasets_are_combined_and_an_epoch_shows_as_many_regularisation_images(
                                                            "second/disc_0.png"]  # fmt: skip
     assert [s.regularisation for s in both.samples] == [False] * 3 + [True] * 3
     assert [s.repeats for s in both.samples] == [3, 3, 1, 3, 2, 2]
-    assert "Of these for regularisation: 3 (7 with repeats)" in both.report()
+    assert "Of these for regularisation: 3 (7 with repeats)" in dataset_report(both)
     assert both.content_hash != combine([first, second, prior]).content_hash
     # more than an epoch shows: the first ones are taken
     assert [s.repeats for s in combine([second], prior).samples] == [1, 1]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import add_adapters
-from pack.trainer.adapter_modules import ADAPTER, AdapterModule
-from pack.trainer.lora_file import lora_tensors
-from pack.trainer.noise import step_generator
-from pack.trainer.options import AdapterSettings
+from pack.trainer.adapters.adapters import add_adapters
+from pack.trainer.adapters.modules import ADAPTER, AdapterModule
+from pack.trainer.lora.file import lora_tensors
+from pack.trainer.settings.options import AdapterSettings
+from pack.trainer.training.noise import step_generator
 from tiny_parts import make_settings
 from torch import nn
 

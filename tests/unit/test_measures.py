@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pack.figures.measures import clipped, contrast, distance, saturation
-from pack.trainer.night_scene import Disc, night_scene
+from pack.trainer.moons.night_scene import Disc, night_scene
 from PIL import Image
 
 

@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.conditioning import Conditioner
 from pack.trainer.errors import MemoryShortage
-from pack.trainer.loop import Trainer
-from pack.trainer.lora_file import read_lora
-from pack.trainer.memory import (
+from pack.trainer.lora.file import read_lora
+from pack.trainer.runs.run import Result, train
+from pack.trainer.sdxl.parts import TOKENS, Parts
+from pack.trainer.sdxl.tokens import caption_ids, stack_ids
+from pack.trainer.settings.options import CaptionSettings
+from pack.trainer.settings.run_options import ValidationSettings
+from pack.trainer.shortage import is_out_of_memory
+from pack.trainer.training.conditioning import Conditioner
+from pack.trainer.training.loop import Trainer
+from pack.trainer.training.memory import (
     LEVELS,
     choose_profile,
     kept_bytes,
@@ -25,14 +31,8 @@ from pack.trainer.memory import (
     retreat,
     spare,
 )
-from pack.trainer.noise import step_generator
-from pack.trainer.options import CaptionSettings
-from pack.trainer.processes import Processes
-from pack.trainer.run import Result, train
-from pack.trainer.run_options import ValidationSettings
-from pack.trainer.sdxl import TOKENS, Parts
-from pack.trainer.shortage import is_out_of_memory
-from pack.trainer.tokens import caption_ids, stack_ids
+from pack.trainer.training.noise import step_generator
+from pack.trainer.training.processes import Processes
 from tiny_parts import Log, make_examples, make_job, make_settings, make_trainer
 
 BATCHED = make_settings(steps=3, train="unet", batch_size=4)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import DatasetError, SettingsError
-from pack.trainer.moons import render_moon, render_moons
+from pack.trainer.moons.folder import render_moon, render_moons
 
 SIZE = 96
 

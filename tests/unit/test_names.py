@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.names import to_original
+from pack.trainer.sdxl.unet_names import to_original
 
 # SHA-256 over "name shape" of every weight, sorted, made from ComfyUI 0.30.0's own U-Net with SDXL's configuration
 ORIGINAL_NAMES_AND_SHAPES = "d8427731b1d2b4b612e3c50353d91f7c1eef2d8fb29d7539903578a9604a530a"

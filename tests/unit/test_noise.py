@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pack.trainer.noise import add_noise, mse_per_image, step_generator, target
-from pack.trainer.sdxl import scaled_linear_alpha_bar
+from pack.trainer.sdxl.parts import scaled_linear_alpha_bar
+from pack.trainer.training.noise import add_noise, mse_per_image, step_generator, target
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:

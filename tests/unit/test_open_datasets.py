@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pack.trainer import open_datasets
-from pack.trainer.buckets import BucketSettings
-from pack.trainer.caption_editor import CaptionConflict, CaptionEditor
-from pack.trainer.caption_tables import read_caption_table
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset import open_datasets
+from pack.trainer.dataset.buckets import BucketSettings
+from pack.trainer.dataset.caption_editor import CaptionConflict, CaptionEditor
+from pack.trainer.dataset.caption_tables import read_caption_table
+from pack.trainer.dataset.open_datasets import OpenDataset, OpenDatasets
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import DatasetError
-from pack.trainer.open_datasets import OpenDataset, OpenDatasets
 from PIL import Image
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"

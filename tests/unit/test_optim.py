@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import Adapters, add_adapters
+from pack.trainer.adapters.adapters import Adapters, add_adapters
 from pack.trainer.errors import SettingsError
-from pack.trainer.optim import check_optimizer, effective_rates, gradient_norm, make_optimizer, make_schedule
-from pack.trainer.options import OptimizerSettings
-from pack.trainer.run import train
-from pack.trainer.settings import TrainSettings, thesis_settings
+from pack.trainer.runs.run import train
+from pack.trainer.settings.options import OptimizerSettings
+from pack.trainer.settings.training import TrainSettings, thesis_settings
+from pack.trainer.training.optim import check_optimizer, effective_rates, gradient_norm, make_optimizer, make_schedule
 
 RELATIVE = {"optimizer": "adafactor", "adafactor_relative_step": True}
 

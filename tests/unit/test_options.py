@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from pack.trainer.arguments import parse_arguments
-from pack.trainer.blocks import BLOCKS, block_of
 from pack.trainer.errors import SettingsError
-from pack.trainer.options import (
+from pack.trainer.settings.arguments import parse_arguments
+from pack.trainer.settings.blocks import BLOCKS, block_of
+from pack.trainer.settings.options import (
     AdapterSettings,
     CaptionSettings,
     EmaSettings,

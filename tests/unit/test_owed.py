@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import loop
-from pack.trainer.checkpoints import Checkpoints
-from pack.trainer.dataset import scan_folder
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import LoraFileError
-from pack.trainer.identity import run_id
-from pack.trainer.journal import Journal
-from pack.trainer.lora_file import read_lora, read_metadata, read_precision
-from pack.trainer.options import EmaSettings
-from pack.trainer.outputs import find_place, mark_of
-from pack.trainer.run import Result, train
-from pack.trainer.run_log import read_records
-from pack.trainer.run_options import SavingSettings, ValidationSettings
-from pack.trainer.state import load_state, save_state
+from pack.trainer.lora.file import read_lora, read_metadata, read_precision
+from pack.trainer.runs.checkpoints import Checkpoints
+from pack.trainer.runs.identity import run_id
+from pack.trainer.runs.journal import Journal
+from pack.trainer.runs.log import read_records
+from pack.trainer.runs.outputs import find_place, mark_of
+from pack.trainer.runs.run import Result, train
+from pack.trainer.settings.options import EmaSettings
+from pack.trainer.settings.run_options import SavingSettings, ValidationSettings
+from pack.trainer.training import loop
+from pack.trainer.training.state import load_state, save_state
 from safetensors import safe_open
 from tiny_parts import Log, Stop, make_job, make_settings, make_trainer, no_parts
 

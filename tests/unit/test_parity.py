@@ -10,13 +10,13 @@ import plain_reference as plain
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.adapter import Adapters, add_adapters
-from pack.trainer.buckets import BucketSettings
-from pack.trainer.data import Example, prepare
-from pack.trainer.dataset import scan_folder
-from pack.trainer.latents import LatentsCache
-from pack.trainer.loop import Trainer
-from pack.trainer.settings import TrainSettings, thesis_settings
+from pack.trainer.adapters.adapters import Adapters, add_adapters
+from pack.trainer.dataset.buckets import BucketSettings
+from pack.trainer.dataset.scan import scan_folder
+from pack.trainer.settings.training import TrainSettings, thesis_settings
+from pack.trainer.training.data import Example, prepare
+from pack.trainer.training.latents import LatentsCache
+from pack.trainer.training.loop import Trainer
 from PIL import Image
 
 STEPS = 20

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pack.trainer.control import Control
-from pack.trainer.registry import LiveRun, Runs
-from pack.trainer.run_log import RunLog
+from pack.trainer.runs.control import Control
+from pack.trainer.runs.log import RunLog
+from pack.trainer.runs.registry import LiveRun, Runs
 
 IDS = ("a" * 32, "b" * 32)
 
@@ -85,7 +85,7 @@ def test_a_watcher_is_told_at_most_four_times_a_second_and_misses_no_point(
     tmp_path: Path, live: LiveRun, sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("pack.trainer.registry.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pack.trainer.runs.registry.time.monotonic", lambda: now[0])
     log = log_of(tmp_path, IDS[0], 0, 0.0, live.hear)
     for step in range(1, 101):
         now[0] += 0.01

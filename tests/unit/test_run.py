@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer import checkpoints
-from pack.trainer.adapter import add_adapters
-from pack.trainer.buckets import BucketSettings
-from pack.trainer.data import Plan
-from pack.trainer.dataset import scan_folder
+from pack.trainer.adapters.adapters import add_adapters
+from pack.trainer.dataset.buckets import BucketSettings
+from pack.trainer.dataset.scan import scan_folder
 from pack.trainer.errors import DatasetError, LoraFileError, NonFiniteLoss
-from pack.trainer.identity import run_id, weights_fingerprint
-from pack.trainer.loop import Step
-from pack.trainer.lora_file import lora_tensors, read_lora, read_metadata
-from pack.trainer.run import Job, Result, train
-from pack.trainer.run_options import SavingSettings, ValidationSettings
-from pack.trainer.settings import TrainSettings
+from pack.trainer.lora.file import lora_tensors, read_lora, read_metadata
+from pack.trainer.runs import checkpoints
+from pack.trainer.runs.identity import run_id, weights_fingerprint
+from pack.trainer.runs.run import Job, Result, train
+from pack.trainer.settings.run_options import SavingSettings, ValidationSettings
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.data import Plan
+from pack.trainer.training.loop import Step
 from tiny_parts import Log, Stop, make_job, make_settings, no_parts
 
 SHORT = make_settings(steps=3)

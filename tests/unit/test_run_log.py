@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from pack.trainer.run import train
-from pack.trainer.run_log import Record, RunLog, read_ends, read_records
-from pack.trainer.run_status import killed, points_of, samples_of, status_of
+from pack.trainer.runs.log import Record, RunLog, read_ends, read_records
+from pack.trainer.runs.run import train
+from pack.trainer.runs.status import killed, points_of, samples_of, status_of
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny_parts import Log, Stop, make_job, make_settings
 

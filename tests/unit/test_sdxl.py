@@ -8,8 +8,8 @@ import pytest
 import tiny_parts
 import torch
 from pack.trainer.errors import ModelError
-from pack.trainer.names import to_original
-from pack.trainer.sdxl import EOS, build_text_encoder, build_unet, encode_text, pad_tokens, size_ids, unet_config
+from pack.trainer.sdxl.parts import EOS, build_text_encoder, build_unet, encode_text, pad_tokens, size_ids, unet_config
+from pack.trainer.sdxl.unet_names import to_original
 from torch import nn
 
 State = dict[str, torch.Tensor]

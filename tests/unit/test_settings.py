@@ -6,9 +6,9 @@ import math
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-from pack.trainer.buckets import BucketSettings
+from pack.trainer.dataset.buckets import BucketSettings
 from pack.trainer.errors import SettingsError
-from pack.trainer.options import (
+from pack.trainer.settings.options import (
     AdapterSettings,
     CaptionSettings,
     EmaSettings,
@@ -16,8 +16,8 @@ from pack.trainer.options import (
     LossSettings,
     OptimizerSettings,
 )
-from pack.trainer.run_options import SavingSettings, ValidationSettings
-from pack.trainer.settings import MAX_SEED, TrainSettings, check_output_name, thesis_settings
+from pack.trainer.settings.run_options import SavingSettings, ValidationSettings
+from pack.trainer.settings.training import MAX_SEED, TrainSettings, check_output_name, thesis_settings
 
 NAN, INFINITE = math.nan, math.inf
 

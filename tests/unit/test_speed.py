@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from pack.trainer.speed import floor_flops, product_speed, speed_line
+from pack.trainer.sdxl.speed import floor_flops, product_speed, speed_line
 from tiny_parts import full_size_parts, make_parts
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import pytest
 import tiny_parts
 import torch
 from pack.trainer.errors import LoraFileError
-from pack.trainer.loop import Trainer
-from pack.trainer.options import OptimizerSettings
-from pack.trainer.settings import TrainSettings
-from pack.trainer.state import load_state, save_state
+from pack.trainer.settings.options import OptimizerSettings
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.loop import Trainer
+from pack.trainer.training.state import load_state, save_state
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_parts import make_settings, make_trainer, weights_of

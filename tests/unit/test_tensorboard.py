@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pack.trainer import tensorboard
-from pack.trainer.run import train
-from pack.trainer.run_options import SavingSettings, ValidationSettings
+from pack.trainer.runs import tensorboard
+from pack.trainer.runs.run import train
+from pack.trainer.settings.run_options import SavingSettings, ValidationSettings
 from tiny_parts import Log, Stop, make_job, make_settings
 
 SETTINGS = make_settings(steps=3, train="unet", validation_images=1, validation=ValidationSettings(every=2))

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
-from pack.trainer.bands import TIMESTEPS, Validation, best_of, overfitting_lines, validation_of
-from pack.trainer.data import Batch
 from pack.trainer.errors import SettingsError
-from pack.trainer.lora_file import read_lora, read_metadata
-from pack.trainer.processes import Processes
-from pack.trainer.run import Result, train
-from pack.trainer.run_log import read_records
-from pack.trainer.run_options import ValidationSettings
-from pack.trainer.settings import TrainSettings
-from pack.trainer.validate import band_losses
+from pack.trainer.lora.file import read_lora, read_metadata
+from pack.trainer.runs.log import read_records
+from pack.trainer.runs.run import Result, train
+from pack.trainer.runs.validate import band_losses
+from pack.trainer.settings.run_options import ValidationSettings
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.bands import TIMESTEPS, Validation, best_of, overfitting_lines, validation_of
+from pack.trainer.training.data import Batch
+from pack.trainer.training.processes import Processes
 from tiny_parts import Log, Stop, make_examples, make_job, make_settings, make_trainer
 
 

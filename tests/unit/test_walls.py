@@ -33,6 +33,11 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((".".join(("mjesec", *base, name)), node.lineno) for name in names)
 
 
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def trespasses(room: str, forbidden: set[str]) -> list[str]:
     """Imports in a room whose first words are forbidden, as 'file:line name'."""
     return [
@@ -59,6 +64,25 @@ def test_trainer_and_figures_know_nothing_of_each_other_or_of_the_nodes(room: st
         trespasses(room, {f"mjesec.{name}" for name in (other, "nodes", "demo")} | {other, "pack", "mjesec.mjesec"})
         == []
     )
+
+
+# from the ground up; beside them lie modules that all may use, and on top the command line, which uses all
+FLOORS = ("moons", "dataset", "settings", "sdxl", "adapters", "training", "kohya", "lora", "runs")
+GROUND = {"errors", "files", "clock", "undisturbed", "device", "shortage", "read_ahead"}
+
+
+def test_no_room_of_the_trainer_imports_one_above_it() -> None:
+    rooms = {path.name for path in (ROOT / "trainer").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == set(FLOORS)
+    known = GROUND | {"__init__", "__main__", "command_line"} | rooms
+    assert {path.stem for path in files_of("trainer") if path.parent.name == "trainer"} <= known
+    for path in files_of("trainer"):
+        room = path.parent.name
+        below = GROUND | set(FLOORS[: FLOORS.index(room) + 1]) if room in FLOORS else GROUND
+        if path.stem in ("command_line", "__main__"):
+            below = known
+        ours = [(name.split(".")[2], line) for name, line in imports_of(path) if name.startswith("mjesec.trainer.")]
+        assert [f"{path.relative_to(ROOT)}:{line} {other}" for other, line in ours if other not in below] == []
 
 
 def test_only_the_nodes_import_the_host() -> None:
@@ -106,9 +130,9 @@ HEAVY = {"torch", "diffusers", "transformers", "peft", "matplotlib"}
         "import pack",
         "import pack.trainer",
         "import pack.figures",
-        "import pack.trainer.settings",
-        "import pack.trainer.errors, pack.trainer.buckets, pack.trainer.captions, pack.trainer.samples",
-        "import pack.trainer.dataset, pack.trainer.images",
+        "import pack.trainer.settings.training",
+        "import pack.trainer.dataset.buckets, pack.trainer.dataset.captions, pack.trainer.dataset.samples",
+        "import pack.trainer.dataset.scan, pack.trainer.dataset.images",
     ],
 )
 def test_importing_what_describes_a_run_loads_no_heavy_library(code: str) -> None:
@@ -116,5 +140,5 @@ def test_importing_what_describes_a_run_loads_no_heavy_library(code: str) -> Non
 
 
 def test_the_whole_trainer_imports_where_there_is_no_host() -> None:
-    names = [f"pack.trainer.{path.stem}" for path in files_of("trainer") if path.stem not in ("__init__", "__main__")]
+    names = [f"pack.{module}" for module in map(dotted, files_of("trainer")) if module != "trainer.__main__"]
     assert modules_after(f"import {', '.join(names)}") & HOST == set()

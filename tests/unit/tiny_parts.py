@@ -16,19 +16,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from pack.trainer.adapter import Adapters, add_adapters
-from pack.trainer.buckets import BucketSettings, Placement
-from pack.trainer.checkpoint import canonical_text_names
-from pack.trainer.data import Example
-from pack.trainer.dataset import scan_folder
-from pack.trainer.latents import Latents
-from pack.trainer.loop import Step, Trainer
-from pack.trainer.names import to_original
-from pack.trainer.precision import compute_dtype
-from pack.trainer.run import Base, Folders, Job
-from pack.trainer.samples import Dataset, Sample
-from pack.trainer.sdxl import EOS, Parts, build_text_encoder, build_unet, pad_tokens, scaled_linear_alpha_bar, size_ids
-from pack.trainer.settings import TrainSettings
+from pack.trainer.adapters.adapters import Adapters, add_adapters
+from pack.trainer.dataset.buckets import BucketSettings, Placement
+from pack.trainer.dataset.samples import Dataset, Sample
+from pack.trainer.dataset.scan import scan_folder
+from pack.trainer.runs.run import Base, Folders, Job
+from pack.trainer.sdxl.checkpoint import canonical_text_names
+from pack.trainer.sdxl.parts import (
+    EOS,
+    Parts,
+    build_text_encoder,
+    build_unet,
+    pad_tokens,
+    scaled_linear_alpha_bar,
+    size_ids,
+)
+from pack.trainer.sdxl.precision import compute_dtype
+from pack.trainer.sdxl.unet_names import to_original
+from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.data import Example
+from pack.trainer.training.latents import Latents
+from pack.trainer.training.loop import Step, Trainer
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 

@@ -1,0 +1,1 @@
+"""The adapters: made by peft, computed here."""

@@ -1,0 +1,176 @@
+"""LoRA on a frozen linear layer as one autograd function, and with the gate of a feed-forward as another.
+
+peft's layer does the same in seven recorded operations with a temporary for each; SDXL has 722 such layers, and at
+one image of 256×256 most of them are so small that the recording costs as much as the products. Adapters stay peft's:
+its parameters, its switches, its names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.activations import GEGLU
+from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
+from torch.nn import functional as F
+
+from ..sdxl.frozen import Scratch
+from .narrow import NarrowPair
+
+Gradients = tuple[torch.Tensor | None, ...]
+
+
+def _begin(
+    ctx: Any,
+    x: torch.Tensor,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scale: float,
+    dtype: torch.dtype,
+    scratch: Scratch,
+) -> tuple[torch.Tensor, ...]:
+    """x as rows, A and B in ``dtype``, and xAᵀ; what the backward pass must know beside tensors is noted."""
+    ctx.scale, ctx.shape, ctx.dtype, ctx.trained, ctx.scratch = scale, x.shape, x.dtype, down.dtype, scratch
+    rows = x.reshape(-1, x.shape[-1]).to(dtype)
+    low, high = down.to(dtype), up.to(dtype)
+    return rows, low, high, rows @ low.T
+
+
+class _LoraProduct(torch.autograd.Function):
+    """y = xWᵀ + b + s·(xAᵀ)Bᵀ with W and b frozen. x (…, in), W (out, in), A (r, in), B (out, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+        dtype: torch.dtype,
+        scratch: Scratch,
+    ) -> torch.Tensor:
+        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch)
+        out = F.linear(rows, scratch.widened(weight, dtype), None if bias is None else bias.to(dtype))
+        out.addmm_(inner, high.T, alpha=scale)
+        ctx.save_for_backward(rows, weight, low, high, inner)
+        return out.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Gradients:
+        rows, weight, low, high, inner = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        through = _scaled(grad @ high, ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ ctx.scratch.widened(weight, grad.dtype)
+            grad_x.addmm_(through, low)
+            grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
+        grad_down = (through.T @ rows).to(ctx.trained)
+        grad_up = _scaled((grad.T @ inner).to(ctx.trained), ctx.scale)
+        return grad_x, None, None, grad_down, grad_up, None, None, None
+
+
+class _GatedProduct(torch.autograd.Function):
+    """h·gelu(g) of the two halves (h, g) of `_LoraProduct`'s y (GEGLU; Shazeer, 2020).
+
+    Each half is a product of its own, so that nothing is cut, and put together again, in strides; gelu(g) is computed
+    again in the backward pass and not kept, an eighth of what a transformer block of SDXL keeps.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+        dtype: torch.dtype,
+        scratch: Scratch,
+    ) -> torch.Tensor:
+        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch)
+        wide = scratch.widened(weight, dtype).chunk(2)
+        offsets = (None, None) if bias is None else bias.to(dtype).chunk(2)
+        hidden, gate = (F.linear(rows, half, offset) for half, offset in zip(wide, offsets, strict=True))
+        for half, part in zip((hidden, gate), high.chunk(2), strict=True):
+            half.addmm_(inner, part.T, alpha=scale)
+        ctx.save_for_backward(rows, weight, low, high, inner, hidden, gate)
+        return F.gelu(gate).mul_(hidden).view(*x.shape[:-1], hidden.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Gradients:
+        rows, weight, low, high, inner, hidden, gate = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        halves = F.gelu(gate).mul_(grad), torch.ops.aten.gelu_backward(grad * hidden, gate)
+        first, second = high.chunk(2)
+        through = _scaled((halves[0] @ first).addmm_(halves[1], second), ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            first, second = ctx.scratch.widened(weight, grad.dtype).chunk(2)
+            grad_x = (halves[0] @ first).addmm_(halves[1], second).addmm_(through, low)
+            grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
+        grad_up = torch.empty_like(high)
+        for half, part in zip(halves, grad_up.chunk(2), strict=True):
+            torch.mm(half.T, inner, out=part)
+        grad_down = (through.T @ rows).to(ctx.trained)
+        return grad_x, None, None, grad_down, _scaled(grad_up.to(ctx.trained), ctx.scale), None, None, None
+
+
+def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    return tensor if scale == 1 else tensor.mul_(scale)
+
+
+class FusedLora:
+    """A plain LoRA layer of peft that computes through one function, in ``dtype``.
+
+    The arithmetic is peft's under autocast; the adapter's own gradients come in fp32, or, while the narrow weights are
+    in use, to those.
+    """
+
+    def __init__(self, layer: Any, adapter: str, dtype: torch.dtype, scratch: Scratch) -> None:
+        self._layer, self._dtype, self._scratch = layer, dtype, scratch
+        self._base, self._down, self._up = layer.get_base_layer(), layer.lora_A[adapter], layer.lora_B[adapter]
+        self._scale = float(layer.scaling[adapter])
+        # in fp32 nothing is narrow
+        wide = dtype == torch.float32
+        self.narrow = None if wide else NarrowPair(self._down.weight, self._up.weight, self._scale, dtype)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output: x (…, in) to (…, out)."""
+        return self._base(x) if self._layer.disable_adapters else _LoraProduct.apply(x, *self._given())
+
+    def gated(self, x: torch.Tensor) -> torch.Tensor:
+        """The output of the GEGLU around the layer: x (…, in) to (…, out / 2)."""
+        if self._layer.disable_adapters:
+            hidden, gate = self._base(x).chunk(2, dim=-1)
+            return hidden * F.gelu(gate)
+        return _GatedProduct.apply(x, *self._given())
+
+    def _given(self) -> tuple[object, ...]:
+        frozen, how = (self._base.weight, self._base.bias), (self._dtype, self._scratch)
+        if self.narrow is not None and self.narrow.in_use:
+            return *frozen, self.narrow.low, self.narrow.high, 1.0, *how
+        return *frozen, self._down.weight, self._up.weight, self._scale, *how
+
+
+def fuse(layer: nn.Module, adapter: str, dtype: torch.dtype, scratch: Scratch) -> FusedLora | None:
+    """Let a plain LoRA layer compute through one function; None where it is of another kind."""
+    plain = type(layer) is LoraLinear and isinstance(layer.get_base_layer(), nn.Linear)
+    if not plain or layer.use_dora[adapter] or not isinstance(layer.lora_dropout[adapter], nn.Identity):
+        return None
+    layer.fused = FusedLora(layer, adapter, dtype, scratch)
+    layer.forward = layer.fused.product
+    return layer.fused
+
+
+def fuse_gates(model: nn.Module) -> None:
+    """Let every GEGLU whose layer is fused be one function with it, where nothing looks at the layer's own output."""
+    for module in model.modules():
+        if not isinstance(module, GEGLU) or module.proj._forward_hooks:
+            continue
+        if (fused := getattr(module.proj, "fused", None)) is not None:
+            module.forward = fused.gated

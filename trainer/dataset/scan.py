@@ -1,0 +1,293 @@
+"""Reads a dataset folder: every image is decoded once, so that no broken file surfaces at step 500."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from ..errors import DatasetError, ImageError
+from .caption_tables import CaptionTable, read_caption_table
+from .captions import read_caption
+from .images import IMAGE_EXTENSIONS, count_frames, hash_image, load_rgb
+from .mask_files import MASKS, mask_hash
+from .samples import Dataset, Problem, Sample, printable
+
+__all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
+
+# a folder 20240501_moon is named by a date
+MOST_REPEATS = 10_000
+_REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
+# what trainers and file managers leave beside images
+NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
+_THREADS = 4
+
+
+Layout = Literal["mixed", "flat", "folders"]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image file before it is opened. `name` is its path within the folder, with forward slashes."""
+
+    name: str
+    path: Path
+    repeats: int
+    fallback_caption: str
+
+
+def scan_folder(
+    folder: str | os.PathLike[str],
+    *,
+    caption_extension: str = ".txt",
+    repeats: int = 1,
+    default_caption: str = "",
+    caption_table: str = "",
+    layout: Layout = "mixed",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """The dataset in a folder, in the order of the file names.
+
+    Images lie in the folder itself (seen `repeats` times an epoch) or in sub-folders named as kohya does:
+    `10_moon` is seen 10 times, and `moon` is the caption where the file of that name is missing. Both may be
+    mixed. A caption is the first line of the file with the image's name and `caption_extension`; where it is
+    missing in the folder itself, `default_caption` is used. Links are followed only inside the folder. A folder
+    `masks` beside images may hold pictures of the same names that say where each counts.
+
+    caption_table: a JSON or JSON lines file in the folder with the captions of many images; where it has one for an
+    image, it is used instead of the image's own file.
+    layout: ``flat`` reads no sub-folders, as sd-scripts does for an image_dir; ``folders`` leaves out images that lie
+    beside sub-folders with images, as it does for a train_data_dir. What is left out is a problem.
+    on_progress: called with (files read, files in all) after each; an exception it raises ends the scan.
+
+    Raises DatasetError when there is no such folder or no usable image in it. Everything else that is
+    wrong is listed in `Dataset.problems`.
+    """
+    _check_options(caption_extension, repeats)
+    root = _existing_folder(folder)
+    problems: list[Problem] = []
+    table = _table(root, caption_table)
+    found = list(_find(root, caption_extension, repeats, default_caption, layout, problems))
+    samples = list(_read_all(found, root, caption_extension, table, problems, on_progress))
+    if not samples:
+        raise DatasetError(_why_nothing(folder, problems))
+    _note_duplicates(samples, root, problems)
+    return Dataset(tuple(samples), tuple(problems), str(root))
+
+
+def _check_options(caption_extension: str, repeats: int) -> None:
+    if not re.fullmatch(r"\.[^./\\]+", caption_extension):
+        raise DatasetError(f"The caption extension '{caption_extension}' must look like '.txt'.")
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise DatasetError(f"The repeats {repeats} must be from 1 to {MOST_REPEATS}.")
+
+
+def _existing_folder(folder: str | os.PathLike[str]) -> Path:
+    if not str(folder).strip():
+        raise DatasetError("No folder is given; name a folder with images.")
+    if not os.path.exists(folder):
+        raise DatasetError(f"There is no folder '{folder}'; name an existing folder with images.")
+    if not os.path.isdir(folder):
+        raise DatasetError(f"'{folder}' is a file; name the folder that holds the images.")
+    return Path(os.path.realpath(folder))
+
+
+def _table(root: Path, name: str) -> CaptionTable | None:
+    if not name.strip():
+        return None
+    path = Path(os.path.realpath(root / name.strip()))
+    if not path.is_relative_to(root):
+        raise DatasetError(f"The caption file '{name}' lies outside the dataset's folder; name one within it.")
+    return read_caption_table(path)
+
+
+def _why_nothing(folder: str | os.PathLike[str], problems: list[Problem]) -> str:
+    skipped = [problem for problem in problems if problem.kind in ("broken", "outside")]
+    if skipped:
+        first = skipped[0]
+        return (
+            f"None of the {len(skipped)} images in '{folder}' can be used; the first is '{first.path}': {first.detail}."
+        )
+    return f"The folder '{folder}' holds no images; put {', '.join(IMAGE_EXTENSIONS)} files into it."
+
+
+def _find(
+    root: Path,
+    caption_extension: str,
+    repeats: int,
+    default_caption: str,
+    layout: Layout,
+    problems: list[Problem],
+) -> Iterator[_Found]:
+    images, folders = _listing(root, root, caption_extension, problems)
+    inner, used = [], []
+    for folder in folders:
+        if folder.name != MASKS and (shown := _repeats_of(folder, root, layout, problems)):
+            found = _in_folder(folder, root, caption_extension, shown, problems)
+            inner += found
+            used += [folder.name] if found else []
+    if images and used:
+        lying = "1 image lies" if len(images) == 1 else f"{len(images)} images lie"
+        fate = "all are used"
+        if layout == "folders":
+            images, fate = [], "those in the sub-folders alone are used"
+        detail = f"{lying} beside the sub-folders {printable(', '.join(used))}; {fate}"
+        problems.append(Problem(".", "mixed_folder", detail))
+    yield from (_Found(_name(path, root), path, repeats, default_caption) for path in images)
+    yield from inner
+
+
+def _repeats_of(folder: Path, root: Path, layout: Layout, problems: list[Problem]) -> int:
+    """The repeats that a sub-folder's name gives its images; 0 where it is not read, which becomes a problem."""
+    match = _REPEATS_AND_NAME.fullmatch(folder.name)
+    if layout == "flat":
+        detail = "an image_dir is read without its sub-folders; name it as one of its own"
+    elif match is None or int(match[1]) < 1:
+        detail = "its name is not a number of repeats and a name, such as 10_moon"
+    elif int(match[1]) > MOST_REPEATS:
+        detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
+    else:
+        return int(match[1])
+    problems.append(Problem(_name(folder, root), "folder_ignored", detail))
+    return 0
+
+
+def _in_folder(folder: Path, root: Path, caption_extension: str, repeats: int, problems: list[Problem]) -> list[_Found]:
+    """The images of a sub-folder, with the second half of its name for a caption."""
+    images, folders = _listing(folder, root, caption_extension, problems)
+    detail = "only folders directly in the dataset's folder are read"
+    others = [inner for inner in folders if inner.name != MASKS]
+    problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in others]
+    name = folder.name.partition("_")[2].strip()
+    return [_Found(_name(path, root), path, repeats, name) for path in images]
+
+
+def _listing(
+    folder: Path, root: Path, caption_extension: str, problems: list[Problem]
+) -> tuple[list[Path], list[Path]]:
+    """(image files, folders) in a folder, sorted by name; the rest becomes problems, hidden files aside."""
+    images: list[Path] = []
+    folders: list[Path] = []
+    others: list[Path] = []
+    for path in _entries(folder, root, problems):
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            problems.append(Problem(_name(path, root), "outside", "it is a link out of the dataset's folder"))
+        elif path.is_dir():
+            folders.append(path)
+        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+            images.append(path)
+        elif path.suffix.lower() not in NOT_WORTH_A_WORD:
+            others.append(path)
+    stems = {path.stem for path in images}
+    for path in others:
+        if path.suffix != caption_extension:
+            problems.append(Problem(_name(path, root), "not_an_image", "neither an image nor a caption"))
+        elif path.stem not in stems:
+            problems.append(Problem(_name(path, root), "caption_orphan", "no image has its name"))
+    return images, folders
+
+
+def _entries(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        if folder == root:
+            raise DatasetError(f"The folder '{folder}' cannot be read ({error.strerror}).") from error
+        detail = f"it cannot be read ({error.strerror})"
+        problems.append(Problem(_name(folder, root), "folder_ignored", detail))
+        return []
+    return [folder / name for name in names if not name.startswith(".")]
+
+
+def _name(path: Path, root: Path) -> str:
+    return printable(path.relative_to(root).as_posix())
+
+
+def _read_all(
+    found: list[_Found],
+    root: Path,
+    caption_extension: str,
+    table: CaptionTable | None,
+    problems: list[Problem],
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[Sample]:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for done, (file, result) in enumerate(zip(found, pool.map(_examine, found), strict=True), start=1):
+            if isinstance(result, ImageError):
+                problems.append(Problem(file.name, "broken", printable(result.reason)))
+            else:
+                if result.frames > 1:
+                    problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
+                found_caption = None if table is None else table.find(file.name, file.path)
+                more: tuple[str, ...] = ()
+                if found_caption is None:
+                    found_caption, more = _caption(file, root, caption_extension, problems)
+                size = (result.width, result.height)
+                mask = mask_hash(file.path, root)
+                known = (file.repeats, result.content_hash, mask)
+                yield Sample(str(file.path), found_caption, *size, *known, more_captions=more)
+            if on_progress is not None:
+                on_progress(done, len(found))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Examined:
+    content_hash: str
+    width: int
+    height: int
+    frames: int
+
+
+def _examine(file: _Found) -> _Examined | ImageError:
+    try:
+        return _decoded(hash_image(file.path), str(file.path))
+    except ImageError as error:
+        return error
+    except OSError as error:
+        return ImageError(file.path, f"it cannot be read ({error.strerror})")
+
+
+# keyed by content: a second scan decodes only what has changed, and never meets a stale answer
+@lru_cache(maxsize=1 << 16)
+def _decoded(content_hash: str, path: str) -> _Examined:
+    width, height = load_rgb(path).size
+    return _Examined(content_hash, width, height, count_frames(path))
+
+
+def _caption(file: _Found, root: Path, caption_extension: str, problems: list[Problem]) -> tuple[str, tuple[str, ...]]:
+    """The caption and the further lines of its file."""
+    path = file.path.with_suffix(caption_extension)
+    instead = f"'{printable(file.fallback_caption)}' is used" if file.fallback_caption else "no caption"
+    if not path.is_file():
+        problems.append(Problem(file.name, "caption_missing", f"no file '{printable(path.name)}'; {instead}"))
+        return file.fallback_caption, ()
+    if not Path(os.path.realpath(path)).is_relative_to(root):
+        problems.append(Problem(file.name, "caption_missing", f"its file is a link elsewhere; {instead}"))
+        return file.fallback_caption, ()
+    try:
+        caption = read_caption(str(path))
+    except OSError as error:
+        problems.append(Problem(file.name, "caption_missing", f"unreadable ({error.strerror}); {instead}"))
+        return file.fallback_caption, ()
+    if not caption.is_utf8:
+        problems.append(Problem(_name(path, root), "caption_encoding", f"read as {caption.encoding}"))
+    if not caption.text:
+        problems.append(Problem(_name(path, root), "caption_empty", "its first line is empty"))
+    return caption.text, caption.more
+
+
+def _note_duplicates(samples: list[Sample], root: Path, problems: list[Problem]) -> None:
+    first_of: dict[str, str] = {}
+    for sample in samples:
+        name = _name(Path(sample.path), root)
+        first = first_of.setdefault(sample.content_hash, name)
+        if first != name:
+            problems.append(Problem(name, "duplicate", f"the same file as {first}"))

@@ -1,0 +1,1 @@
+"""Configurations of kohya-ss/sd-scripts as runs of this trainer."""

@@ -1,0 +1,1 @@
+"""What a run does, as frozen values with their rules. Imports nothing heavy."""

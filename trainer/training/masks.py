@@ -1,0 +1,36 @@
+"""Where the loss counts: masks from an image's transparency or from pictures of the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..dataset.buckets import Placement, Size
+from ..dataset.images import apply_placement, load_alpha, load_grey
+from ..dataset.mask_files import mask_file
+from ..dataset.samples import Sample
+from ..settings.training import TrainSettings
+
+_CELL = 8  # pixels a latent stands for
+
+
+def read_mask(sample: Sample, size: Size, placement: Placement, settings: TrainSettings) -> torch.Tensor | None:
+    """(1, H/8, W/8) float32 from 0 to 1, resized and cropped as the image is; None where the image counts everywhere.
+
+    size: (width, height) of the image as it is read. Raises ImageError.
+    """
+    rotate = settings.images.exif_rotate
+    if settings.loss.mask == "alpha":
+        picture = load_alpha(sample.path, exif_rotate=rotate)
+    else:
+        # no hash: the scan found none, or one that leads out of the folder
+        path = mask_file(Path(sample.path)) if sample.mask_hash else None
+        picture = load_grey(path, exif_rotate=rotate) if path else None
+    if picture is None:
+        return None
+    if picture.size != size:
+        picture = picture.resize(size)
+    values = torch.from_numpy(np.asarray(apply_placement(picture, placement), np.float32) / 255)
+    return torch.nn.functional.avg_pool2d(values[None, None], _CELL)[0]
