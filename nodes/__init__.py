@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import (
+from . import editor_routes  # noqa: F401 - routes are added when it is imported
+from .dataset import scene, sources
+from .figure import figure, grid_images, grid_of_images, grid_views, loss_by_weight, measure, nearest
+from .lora import node as lora
+from .sweep import axis, strip, sweep
+from .training import (
     adapter_options,
     checkpoint_options,
     data_options,
-    dataset,
-    editor_routes,  # noqa: F401 - as live
-    figure,
-    grid_images,
-    grid_of_images,
-    grid_views,
     kohya,
-    live,  # noqa: F401 - its routes are added when it is imported
-    lora,
-    loss_by_weight,
     loss_chart,
-    measure,
     memory_options,
-    nearest,
     options,
-    scene,
+    samples,
     settings,
-    strip,
-    sweep,
-    sweep_axis,
     train,
-    training_samples,
 )
 
 NODES: list[type[io.ComfyNode]] = [
-    *dataset.NODES,
+    *sources.NODES,
     *settings.NODES,
     *kohya.NODES,
     *options.NODES,
@@ -41,11 +31,11 @@ NODES: list[type[io.ComfyNode]] = [
     *data_options.NODES,
     *checkpoint_options.NODES,
     *memory_options.NODES,
-    *training_samples.NODES,
+    *samples.NODES,
     *train.NODES,
     *loss_chart.NODES,
     *lora.NODES,
-    *sweep_axis.NODES,
+    *axis.NODES,
     *sweep.NODES,
     *strip.NODES,
     *scene.NODES,

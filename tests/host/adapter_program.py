@@ -152,7 +152,7 @@ def ignored_widgets() -> list[str]:
     """Widgets that change nothing in the settings of the nodes that make them or change them."""
     found = []
     for name in MODULES:
-        for kind in importlib.import_module(f"pack.nodes.{name}").NODES:
+        for kind in importlib.import_module(f"pack.nodes.training.{name}").NODES:
             found += ignored_by(kind)
     return found
 

@@ -18,10 +18,10 @@ import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 
-batching: Any = importlib.import_module("pack.nodes.batching")
-batch_lora: Any = importlib.import_module("pack.nodes.batch_lora")
-sampling: Any = importlib.import_module("pack.nodes.sampling")
-shots_of: Any = importlib.import_module("pack.nodes.shot")
+batching: Any = importlib.import_module("pack.nodes.sweep.batching")
+batch_lora: Any = importlib.import_module("pack.nodes.sweep.batch_lora")
+sampling: Any = importlib.import_module("pack.nodes.sweep.sampling")
+shots_of: Any = importlib.import_module("pack.nodes.sweep.shot")
 
 
 def lora_for(model: Any, clip: Any, every: int = 1) -> dict[str, torch.Tensor]:

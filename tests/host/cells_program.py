@@ -38,8 +38,9 @@ from comfy.cli_args import PerformanceFeature, args
 from pack.figures import Axis, cells, execution_order
 from safetensors.torch import load_file, save_file
 
-cell_key: Any = importlib.import_module("pack.nodes.cell_key")
-denoising: Any = importlib.import_module("pack.nodes.denoising")
+batching: Any = importlib.import_module("pack.nodes.sweep.batching")
+cell_key: Any = importlib.import_module("pack.nodes.sweep.cell_key")
+denoising: Any = importlib.import_module("pack.nodes.sweep.denoising")
 
 
 def replaced_files() -> dict[str, list[str]]:
@@ -49,7 +50,7 @@ def replaced_files() -> dict[str, list[str]]:
     loras = sweep("replaced", Axis("lora_file", ("stays.safetensors", "changed.safetensors")))
     loras.look()
     write_lora("changed.safetensors", 2)
-    found = {"lora": errors(loras.run())}
+    found = {"lora": errors(loras.run(batching.run_fast))}
     changed.write_bytes(b"no LoRA at all")
     found["unreadable lora"] = errors(
         finished(sweep("unreadable", Axis("lora_file", ("stays.safetensors", "changed.safetensors"))))
@@ -59,11 +60,11 @@ def replaced_files() -> dict[str, list[str]]:
     weights = load_file(OTHER)
     first = next(name for name in sorted(weights) if name.endswith("to_q.weight"))
     save_file({**weights, first: weights[first] * 1.5}, OTHER)
-    found["checkpoint"] = errors(checkpoints.run())
+    found["checkpoint"] = errors(checkpoints.run(batching.run_fast))
     texts = sweep("replaced", Axis("prompt", ("moon", "moon embedding:none")))
     texts.look()
     (FOLDERS["embeddings"] / "none.txt").write_text("new")
-    found["embedding"] = errors(texts.run())
+    found["embedding"] = errors(texts.run(batching.run_fast))
     return found
 
 
@@ -138,7 +139,7 @@ def full_disks() -> dict[str, Any]:
             # the probe's 4096 bytes go through, a picture does not
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
         try:
-            sweeping.run()
+            sweeping.run(batching.run_fast)
             said = "it went through"
         except OSError as error:
             said = str(error)
@@ -214,7 +215,7 @@ def clip_score() -> dict[str, Any]:
     """Scores by a tiny random vision model of the host's own class, beside what its parts give; and a refusal."""
     import comfy.clip_vision
 
-    clip_score: Any = importlib.import_module("pack.nodes.clip_score")
+    clip_score: Any = importlib.import_module("pack.nodes.figure.clip_score")
     _, pooled = CLIP.encode_from_tokens(CLIP.tokenize("moon"), return_pooled=True)
     config = {
         "hidden_act": "gelu", "hidden_size": 32, "image_size": 28, "intermediate_size": 64, "layer_norm_eps": 1e-5,

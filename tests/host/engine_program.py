@@ -40,9 +40,9 @@ from comfy.patcher_extension import WrappersMP
 from pack.figures import Axis
 from safetensors.torch import load_file, save_file
 
-batching: Any = importlib.import_module("pack.nodes.batching")
-cell_key: Any = importlib.import_module("pack.nodes.cell_key")
-grid_of: Any = importlib.import_module("pack.nodes.grid")
+batching: Any = importlib.import_module("pack.nodes.sweep.batching")
+cell_key: Any = importlib.import_module("pack.nodes.sweep.cell_key")
+grid_of: Any = importlib.import_module("pack.nodes.sweep.grid")
 host_nodes: Any = importlib.import_module("nodes")
 
 

@@ -19,8 +19,8 @@ import folder_paths  # noqa: E402
 from pack.figures import Axis, FigureStyle  # noqa: E402
 from PIL import Image  # noqa: E402
 
-figure_files: Any = importlib.import_module("pack.nodes.figure_files")
-grids: Any = importlib.import_module("pack.nodes.grid")
+figure_files: Any = importlib.import_module("pack.nodes.figure.files")
+grids: Any = importlib.import_module("pack.nodes.sweep.grid")
 
 PICTURES = [BASE / f"{number}.png" for number in range(4)]
 AXES = (Axis("cfg", (1.0, 2.0)), Axis("seed", (1, 2)))

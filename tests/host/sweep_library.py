@@ -24,11 +24,12 @@ import torch  # noqa: E402
 from pack.figures import Axis  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-cell_store: Any = importlib.import_module("pack.nodes.cell_store")
-engine: Any = importlib.import_module("pack.nodes.engine")
+batching: Any = importlib.import_module("pack.nodes.sweep.batching")
+cell_store: Any = importlib.import_module("pack.nodes.sweep.cell_store")
+engine: Any = importlib.import_module("pack.nodes.sweep.engine")
 progress: Any = importlib.import_module("pack.nodes.progress")
-sampling: Any = importlib.import_module("pack.nodes.sampling")
-shots_of: Any = importlib.import_module("pack.nodes.shot")
+sampling: Any = importlib.import_module("pack.nodes.sweep.sampling")
+shots_of: Any = importlib.import_module("pack.nodes.sweep.shot")
 
 MODEL, CLIP, VAE = comfy.sd.load_checkpoint_guess_config(str(TINY))[:3]
 SHOT = shots_of.Shot(
@@ -62,7 +63,7 @@ def sweep(store: str, *axes: Axis, mode: str = "exact", shot: Any = SHOT, lora: 
 
 def finished(sweeping: Any) -> Any:
     sweeping.look()
-    return sweeping.run()
+    return sweeping.run(batching.run_fast)
 
 
 def errors(grid: Any) -> list[str]:

@@ -1,0 +1,1 @@
+"""Nodes that make, show and edit what is trained on."""

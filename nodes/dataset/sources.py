@@ -1,0 +1,334 @@
+"""Nodes that make a dataset: from a folder, from images on wires, and rendered Moons."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ...figures import contact_sheet
+from ...trainer.dataset.combine import combine
+from ...trainer.dataset.images import load_rgb
+from ...trainer.dataset.open_datasets import OpenDataset
+from ...trainer.dataset.report import dataset_report
+from ...trainer.dataset.scan import MOST_REPEATS, Dataset, scan_folder
+from ...trainer.errors import DatasetError
+from ...trainer.moons.folder import render_moons
+from ...trainer.settings.training import TrainSettings
+from ..folders import listing_fingerprint, offered_folders, resolve_dataset, unknown_yet, work_folder
+from ..given_files import GivenFiles
+from ..images import to_pillow, to_tensor
+from ..progress import NodeWatcher
+from ..reports import report_shown
+from ..sockets import DatasetSocket, TrainSettingsSocket
+from .routes import DATASETS
+
+CATEGORY = "Mjesec/dataset"
+_SHEET_IMAGES = 48
+# the work folder may be emptied at any time: then ComfyUI's kept datasets name images that are no more
+_moons = GivenFiles()
+_written = GivenFiles()
+
+
+def _sheet(dataset: Dataset) -> Image.Image:
+    """A contact sheet of at most 48 samples spread over the dataset."""
+    step = max(1, -(-dataset.num_images // _SHEET_IMAGES))
+    shown = dataset.samples[::step]
+    images = [load_rgb(sample.path) for sample in shown]
+    note = f"{dataset.num_images} images" + (f", {len(shown)} shown" if len(shown) < dataset.num_images else "")
+    return contact_sheet(images, [sample.caption for sample in shown], note=note)
+
+
+def _result(
+    dataset: Dataset, cls: type[io.ComfyNode], clip: Any = None, settings: TrainSettings | None = None
+) -> io.NodeOutput:
+    count_tokens = None
+    if clip is not None:
+        from ..host import tokenizer
+
+        tokenize = tokenizer(clip)
+
+        def count_tokens(caption: str) -> int:
+            return len(tokenize(caption)) - 2
+
+    report = dataset_report(
+        dataset, count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
+    )
+    sheet = to_tensor(_sheet(dataset))
+    shown = {
+        **ui.PreviewImage(sheet, cls=cls).as_dict(),
+        **report_shown(report),
+        "mjesec_dataset": [DATASETS.keep(OpenDataset(dataset))],
+    }
+    return io.NodeOutput(dataset, sheet, report, ui=shown)
+
+
+def _given(dataset: Dataset, kept: GivenFiles) -> Dataset:
+    """The dataset itself; its images are looked for from now on."""
+    kept.add(Path(sample.path) for sample in dataset.samples)
+    return dataset
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        DatasetSocket.Output("dataset", tooltip="The images and captions to train on."),
+        io.Image.Output("contact_sheet", tooltip="The images with their captions, at most 48."),
+        io.String.Output("report", tooltip="Counts, and every file with a problem."),
+    ]
+
+
+class LoadImageDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecLoadImageDataset",
+            display_name="Load Image Dataset",
+            category=CATEGORY,
+            description="A folder of images with captions in text files of the same name. Sub-folders named as kohya "
+            "does (10_moon) repeat their images. Broken files are listed and left out.",
+            search_aliases=["kohya dataset", "training images", "captions", "folder"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=offered_folders(),
+                    tooltip="A folder under ComfyUI's input folder (input/…) or models/datasets (datasets/…).",
+                ),
+                io.Int.Input(
+                    "repeats",
+                    default=1,
+                    min=1,
+                    max=MOST_REPEATS,
+                    tooltip="How many times an epoch shows each image; sub-folders named N_name have their own N.",
+                ),
+                io.String.Input(
+                    "default_caption",
+                    default="",
+                    tooltip="Caption of images without a caption file. Empty: they are trained without words.",
+                ),
+                io.String.Input(
+                    "caption_extension",
+                    default=".txt",
+                    tooltip="Ending of the caption files, with its dot.",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "caption_table",
+                    default="",
+                    optional=True,
+                    tooltip="A .json or .jsonl file in the folder with the captions of many images, such as "
+                    "metadata.jsonl (file_name, text) or kohya's meta_cap.json. Empty: caption files only.",
+                    advanced=True,
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Only for the report: which captions are over 75 tokens long."
+                ),
+                TrainSettingsSocket.Input(
+                    "settings", optional=True, tooltip="Only for the report: buckets, and pixels lost by cropping."
+                ),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        if folder is None:
+            return True
+        try:
+            resolve_dataset(folder)
+        except DatasetError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        folder: str | None,
+        repeats: int,
+        default_caption: str,
+        caption_extension: str = ".txt",
+        caption_table: str = "",
+        clip: Any = None,
+        settings: Any = None,
+    ) -> tuple[object, ...]:
+        listed = unknown_yet() if folder is None else listing_fingerprint(folder)
+        return listed, repeats, default_caption, caption_extension, caption_table
+
+    @classmethod
+    def execute(
+        cls,
+        folder: str,
+        repeats: int,
+        default_caption: str,
+        caption_extension: str = ".txt",
+        caption_table: str = "",
+        clip: Any = None,
+        settings: TrainSettings | None = None,
+    ) -> io.NodeOutput:
+        watcher = NodeWatcher(cls.hidden.unique_id)
+        dataset = scan_folder(
+            resolve_dataset(folder),
+            caption_extension=caption_extension,
+            repeats=repeats,
+            default_caption=default_caption,
+            caption_table=caption_table,
+            on_progress=lambda done, of: watcher.stage("reading images", done, of),
+        )
+        return _result(dataset, cls, clip, settings)
+
+
+class DatasetFromImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecDatasetFromImages",
+            display_name="Dataset From Images",
+            category=CATEGORY,
+            description="Images and captions from any nodes become a dataset.",
+            search_aliases=["images to dataset", "training images"],
+            has_intermediate_output=True,
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="A list or a batch of images; each becomes one sample."),
+                io.String.Input(
+                    "captions",
+                    force_input=True,
+                    optional=True,
+                    tooltip="One caption for each image, or one for all. Left open: no words.",
+                ),
+                io.Int.Input(
+                    "repeats", default=1, min=1, max=MOST_REPEATS, tooltip="How many times an epoch shows each image."
+                ),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> int:
+        return _written.fingerprint()
+
+    @classmethod
+    def execute(
+        cls, images: Sequence[torch.Tensor], repeats: Sequence[int], captions: Sequence[str] | None = None
+    ) -> io.NodeOutput:
+        pictures = [to_pillow(image) for batch in images for image in batch]
+        words = _spread(list(captions or [""]), len(pictures))
+        digest = hashlib.sha256()
+        for picture, caption in zip(pictures, words, strict=True):
+            digest.update(f"{picture.size} {picture.mode} {len(caption)} {caption}".encode() + picture.tobytes())
+        folder = work_folder() / "images" / digest.hexdigest()[:32]
+        if not _is_whole(folder, len(pictures)):
+            _write_samples(folder, pictures, words, NodeWatcher(cls.hidden.unique_id))
+        return _result(_given(scan_folder(folder / "samples", repeats=repeats[0]), _written), cls)
+
+
+def _spread(captions: list[str], count: int) -> list[str]:
+    if len(captions) == 1:
+        return captions * count
+    if len(captions) != count:
+        raise DatasetError(f"There are {count} images and {len(captions)} captions; give one for each, or one for all.")
+    return captions
+
+
+def _is_whole(folder: Path, count: int) -> bool:
+    """Whether ``count`` samples were written to their end and none has been deleted since."""
+    present = {path.name for path in (folder / "samples").glob("*")}
+    wanted = {f"{number:05d}{suffix}" for number in range(count) for suffix in (".png", ".txt")}
+    return (folder / "complete").exists() and wanted <= present
+
+
+def _write_samples(folder: Path, pictures: list[Image.Image], captions: list[str], watcher: NodeWatcher) -> None:
+    samples = folder / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        picture.save(samples / f"{number:05d}.png", compress_level=1)
+        # a caption is one line
+        (samples / f"{number:05d}.txt").write_text(" ".join(caption.split()), encoding="utf-8")
+        watcher.stage("writing images", number + 1, len(pictures))
+    (folder / "complete").touch()
+
+
+class MoonDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecMoonDataset",
+            display_name="Moon Dataset",
+            category=CATEGORY,
+            description="Renders Moons that look like photographs, in all phases, with captions: a dataset that needs "
+            "no download.",
+            search_aliases=["moon", "synthetic dataset", "example dataset"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Int.Input("count", default=40, min=1, max=10_000, tooltip="How many Moons."),
+                io.Int.Input(
+                    "size", default=1024, min=64, max=2048, step=64, tooltip="Width and height of each, in pixels."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=1,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The same seed renders the same Moons.",
+                ),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> int:
+        return _moons.fingerprint()
+
+    @classmethod
+    def execute(cls, count: int, size: int, seed: int) -> io.NodeOutput:
+        watcher = NodeWatcher(cls.hidden.unique_id)
+        folder = work_folder() / "moons" / f"{count}x{size}_{seed}"
+        render_moons(folder, count, size, seed, on_progress=lambda done, of: watcher.stage("rendering Moons", done, of))
+        return _result(_given(scan_folder(folder), _moons), cls)
+
+
+class CombineDatasets(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MjesecCombineDatasets",
+            display_name="Combine Datasets",
+            category=CATEGORY,
+            description="Several datasets as one, and images for prior preservation.",
+            search_aliases=["merge datasets", "regularisation", "class images", "prior preservation", "dreambooth"],
+            has_intermediate_output=True,
+            inputs=[
+                DatasetSocket.Input("dataset", tooltip="The first dataset."),
+                DatasetSocket.Input("dataset_2", optional=True, tooltip="Its images come after the first one's."),
+                DatasetSocket.Input("dataset_3", optional=True, tooltip="Its images come last."),
+                DatasetSocket.Input(
+                    "regularisation",
+                    optional=True,
+                    tooltip="Images of what the base knows already and is to keep, such as other heavenly bodies. An "
+                    "epoch shows as many of them as of the others; Loss Options says what they count for.",
+                ),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        dataset: Dataset,
+        dataset_2: Dataset | None = None,
+        dataset_3: Dataset | None = None,
+        regularisation: Dataset | None = None,
+    ) -> io.NodeOutput:
+        return _result(combine([d for d in (dataset, dataset_2, dataset_3) if d is not None], regularisation), cls)
+
+
+NODES = [LoadImageDataset, DatasetFromImages, MoonDataset, CombineDatasets]

@@ -1,0 +1,1 @@
+"""What is made of a sweep: figures, other views of its grid, and measures of its cells."""

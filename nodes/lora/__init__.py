@@ -1,0 +1,1 @@
+"""A LoRA on the host's networks, and what its file tells."""
