@@ -76,7 +76,10 @@ class TrainLora(io.ComfyNode):
         samples: TrainingSamples | None = None,
     ) -> io.NodeOutput:
         # the networks' libraries take seconds to import: only a run pays for them
+        from comfy.model_management import InterruptProcessingException
+
         from ...trainer.device import no_spill
+        from ...trainer.errors import Cancelled
         from ...trainer.lora.file import read_lora
         from ...trainer.runs.outputs import folder_name, run_of
         from ...trainer.runs.run import train
@@ -91,6 +94,9 @@ class TrainLora(io.ComfyNode):
                 job = make_job(model, clip, vae, dataset, settings, samples, origin_of(cls.hidden))
                 result = train(job)
                 lora = read_lora(result.path)
+        except Cancelled as stop:
+            # for the host it is no error either: what comes after this node has nothing to work with
+            raise InterruptProcessingException from stop
         except BaseException as error:
             host.forget_frames(error)
             raise

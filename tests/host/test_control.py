@@ -9,8 +9,9 @@ import urllib.request
 from typing import Any
 
 import pytest
-from host_graphs import training
+from host_graphs import node, training
 from host_server import Host
+from PIL import Image
 
 import dev
 
@@ -93,6 +94,25 @@ def test_an_interrupt_ends_a_pause(host: Host) -> None:
     assert "interrupted" in (dev.failure_of(host.wait(prompt, 60)) or "")
     ended = run_named(host, "pauses")
     assert (ended["state"], ended["step"]) == ("stopped", paused["step"])
+
+
+def test_a_stop_while_images_are_encoded_ends_the_prompt(host: Host) -> None:
+    folder = host.input / "many"
+    folder.mkdir()
+    for number in range(100):
+        Image.effect_noise((256, 256), 40 + number).convert("RGB").save(folder / f"{number:03d}.png", compress_level=1)
+    graph = training(output_name="encodes", resolution=256)
+    graph["data"] = node(
+        "MjesecLoadImageDataset", folder="input/many", repeats=1, default_caption="", caption_extension=".txt"
+    )
+    prompt = host.queue(graph)
+    run = wait_for(host, "encodes", state="preparing")
+    assert ask(host, run, "stop") == (200, {"ok": True})
+    assert "interrupted" in (dev.failure_of(host.wait(prompt, 60)) or "")
+    ended = run_named(host, "encodes")
+    assert (ended["state"], ended["step"]) == ("stopped", 0)
+    assert "before the first step" in ended["message"]
+    assert not (host.output / "loras" / "encodes.safetensors").exists()
 
 
 def test_what_cannot_be_asked_is_refused_in_a_sentence(host: Host) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_parts
+from pack.trainer.errors import Cancelled
 from pack.trainer.lora.file import read_lora, read_metadata
 from pack.trainer.runs.control import Control
 from pack.trainer.runs.job import Job, Result
@@ -83,6 +84,56 @@ def test_a_paused_run_lends_its_memory_and_ends_as_if_it_had_never_paused(tmp_pa
     assert [r["step"] for r in log_of(tmp_path) if r["event"] in ("paused", "resumed")] == [2, 2]
 
 
+class AskingEarly(Asking):
+    """Asks while images are encoded, once so many of them are."""
+
+    def step(self, step: Step) -> None:
+        Log.step(self, step)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if name == "encoding images" and self.stages.count(name) == self.at - 1:
+            self.wish()
+        super().stage(name, done, total)
+
+
+def test_a_stop_while_images_are_encoded_ends_the_run_there(tmp_path: Path, straight: Result) -> None:
+    records: list[Mapping[str, object]] = []
+    job = make_job(tmp_path, SETTINGS)
+    log = AskingEarly(1, job.control.stop, job.control)
+    with pytest.raises(Cancelled, match="before the first step"):
+        train(replace(job, watcher=log, on_record=records.append))
+    assert log.stages == ["encoding images"]
+    assert (records[-1]["event"], records[-1]["state"]) == ("end", "stopped")
+    assert not (tmp_path / "loras").exists()
+    # what was encoded is not encoded again, and the run is what it would have been
+    encoded = len(list((tmp_path / "work" / "latents").iterdir()))
+    assert encoded == 1
+    tiny_parts.assert_same(read_lora(train(make_job(tmp_path, SETTINGS)).path), read_lora(straight.path))
+
+
+def test_a_pause_while_images_are_encoded_waits_there(tmp_path: Path, straight: Result) -> None:
+    records: list[Mapping[str, object]] = []
+    job = make_job(tmp_path, SETTINGS)
+    log = AskingEarly(2, job.control.pause, job.control)
+    result = train(replace(job, watcher=log, on_record=records.append))
+    assert log.stages[:6] == ["encoding images"] * 2 + ["paused"] * 3 + ["encoding images"]
+    states = [status_of(records[: number + 1]).state for number in range(len(records))]
+    assert states[:4] == ["preparing", "paused", "preparing", "training"]
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
+def test_a_stop_while_a_resumed_run_reads_its_latents_saves_what_was_learnt(tmp_path: Path) -> None:
+    first = make_job(tmp_path, SETTINGS)
+    interrupted = Asking(1, first.control.pause, first.control)
+    interrupted.stop_at_stage = "paused"
+    with pytest.raises(Stop):
+        train(replace(first, watcher=interrupted))
+    job = make_job(tmp_path, SETTINGS)
+    result = train(replace(job, watcher=AskingEarly(1, job.control.stop, job.control)))
+    assert result.stopped
+    assert result.path.name == "mjesec-step00000001.safetensors"
+
+
 def test_an_interrupt_ends_a_pause_and_the_next_run_goes_on(tmp_path: Path, straight: Result) -> None:
     job = make_job(tmp_path, SETTINGS)
     log = Asking(1, job.control.pause, job.control)
@@ -136,10 +187,14 @@ def test_save_now_writes_the_lora_of_that_step_and_a_state(tmp_path: Path, strai
     assert ("saved", 2, saved.name) in [(r["event"], r["step"], r.get("file")) for r in log_of(tmp_path / "saved")]
 
 
-def test_a_stop_before_the_first_step_waits_for_it(tmp_path: Path) -> None:
+def test_a_stop_once_images_are_encoded_waits_for_the_first_step(tmp_path: Path) -> None:
     job = make_job(tmp_path, SETTINGS)
-    job.control.stop()
-    assert train(job).path.name == "mjesec-step00000001.safetensors"
+
+    def parts() -> Parts:
+        job.control.stop()
+        return tiny_parts.make_parts()
+
+    assert train(replace(job, parts=parts)).path.name == "mjesec-step00000001.safetensors"
 
 
 def test_a_wish_at_the_last_step_comes_too_late_to_matter(tmp_path: Path, straight: Result) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,25 @@ def test_a_folder_of_images_becomes_a_lora(tmp_path: Path) -> None:
     assert log.stages == ["encoding images"] * 4
     assert result.report.splitlines() == "\n".join(log.lines).splitlines()
     assert "3 steps of 1 image: 0.75 epochs of 4 steps." in log.lines
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "told"),
+    [(3, 1, "at most 3 images, 2 on average"), (4, 4, "at most 16 images, 4 on average"), (2, 2, "4 images:")],
+)
+def test_steps_that_cannot_be_filled_are_told_with_the_images_they_have(
+    tmp_path: Path, batch: int, accumulation: int, told: str
+) -> None:
+    logs = [Log(), Log()]
+    for log, given in zip(logs, ((1, 1), (batch, accumulation)), strict=True):
+        settings = make_settings(steps=2, batch_size=given[0], gradient_accumulation=given[1])
+        run(tmp_path / str(given), settings, log)
+    assert any(line.startswith(f"2 steps of {told}") for line in logs[1].lines), logs[1].lines
+    one, own = (
+        float(re.search(r"^A step is (\S+) TFLOP at least", "\n".join(log.lines), re.MULTILINE)[1]) for log in logs
+    )
+    images = 2 if batch == 3 else 4
+    assert own == pytest.approx(images * one, rel=0.02)
 
 
 def test_a_finished_run_leaves_nothing_but_its_file_its_log_and_the_latents(tmp_path: Path) -> None:

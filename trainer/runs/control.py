@@ -50,6 +50,8 @@ class Control:
     def stop(self) -> None:
         """End the run after the step that is under way and save the LoRA as it is; a pause ends too.
 
+        Before the first step, while images are encoded, there is no LoRA to save.
+
         Raises:
             ValueError: the run is stopping already.
         """

@@ -30,7 +30,7 @@ class Journal:
 
     def prepare(self) -> None:
         """The run is known, its images are not encoded yet."""
-        self.log.write("preparing", 0, **self._facts())
+        self.log.write("preparing", 0, state="preparing", **self._facts())
 
     def begin(self, trainer: Trainer) -> None:
         """The run trains from its trainer's step on."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..adapters.adapters import add_adapters
 from ..dataset.samples import Dataset
 from ..device import give_back
-from ..errors import BrokenImages, DatasetError, ImageError, LoraFileError
+from ..errors import BrokenImages, Cancelled, DatasetError, ImageError, LoraFileError
 from ..sdxl.base_hashes import BaseHashes
 from ..settings.training import TrainSettings
 from ..shortage import is_out_of_memory, sentence_for_shortage
@@ -87,7 +87,8 @@ class Session:
             raise
         except BaseException as error:
             told = " ".join(filter(None, (str(error) or "Interrupted.", self.files.unsaved)))
-            self.log.end("failed" if isinstance(error, Exception) else "stopped", told)
+            asked = isinstance(error, Cancelled) or not isinstance(error, Exception)
+            self.log.end("stopped" if asked else "failed", told)
             raise
         finally:
             self.hashes.end()
@@ -116,6 +117,7 @@ class Session:
 
         def on_item(done: int, of: int) -> None:
             job.watcher.stage("encoding images", done, of)
+            self._obey_before_training(done, of)
 
         if job.processes.count == 1:
             return prepare(dataset, settings, cache, job.tokenize, on_item)
@@ -130,6 +132,24 @@ class Session:
             broken = error.paths
         _check_all_read(job.processes, dataset, broken)
         return examples
+
+    def _obey_before_training(self, done: int, of: int) -> None:
+        """A pause or a stop while images are encoded: there may be thousands of them.
+
+        Raises:
+            Cancelled: the run is to stop and has taken no step, so that there is nothing to save.
+        """
+        control = self.job.control
+        if control.paused:
+            self.log.write("paused", 0)
+            self.job.watcher.say(f"Paused after {done} of {of} images were encoded.")
+            control.wait(lambda: self.job.watcher.stage("paused", done, of))
+            self.journal.prepare()
+        if control.stopping and not self.outputs.state.exists():
+            raise Cancelled(
+                "Stopped before the first step, so that there is no LoRA; queue again to begin: images that are "
+                "encoded stay so."
+            )
 
     def _train(self) -> Result:
         trainer = self._trainer()

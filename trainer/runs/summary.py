@@ -22,7 +22,6 @@ from ..training.optim import effective_rates, group_rate
 
 def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, plan: Plan) -> list[str]:
     """Before training: the data as they will be seen, the length, and numbers that will not do what they seem to."""
-    images = settings.batch_size * settings.gradient_accumulation
     captions = settings.captions
 
     def count_tokens(caption: str) -> int:
@@ -30,8 +29,8 @@ def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, pl
 
     lines = [
         dataset_report(dataset, count_tokens, settings.buckets, captions.tokens),
-        f"{settings.steps} steps of {images} image{'s' if images > 1 else ''}: {plan.epochs:.2f} epochs of "
-        f"{plan.steps_per_epoch} steps.",
+        f"{settings.steps} steps of {_images(settings, plan)}: {plan.epochs:.2f} epochs of {plan.steps_per_epoch} "
+        "steps.",
     ]
     if settings.images.more_resolutions:
         sides = ", ".join(map(str, settings.images.more_resolutions))
@@ -57,6 +56,13 @@ def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, pl
             "all the same; constant is what it is meant for."
         )
     return lines
+
+
+def _images(settings: TrainSettings, plan: Plan) -> str:
+    asked, mean = settings.batch_size * settings.gradient_accumulation, plan.images_per_step
+    if mean == asked:
+        return f"{asked} image{'s' if asked > 1 else ''}"
+    return f"at most {asked} images, {mean:.3g} on average (those of a batch are of one bucket, of a step of one epoch)"
 
 
 def unlike_asked(settings: TrainSettings, examples: Sequence[Example], device: torch.device) -> list[str]:
@@ -100,12 +106,14 @@ def result_lines(trainer: Trainer, path: Path, held_out: tuple[float, float] | N
 
 
 def _speed(trainer: Trainer) -> str:
-    """A step of the commonest size; empty where the device has no room left for the product that it is compared to."""
+    """A step of as many images as steps have on average, all of the commonest size; empty where the device has no
+    room left for the product that it is compared to."""
     settings = trainer.settings
     sizes = Counter(tuple(example.latents.mean.shape[-2:]) for example in trainer.examples)
     rows = trainer.processes.rows(settings.batch_size)
-    batch = torch.Size((rows.stop - rows.start, 4, *sizes.most_common(1)[0][0]))
-    flops = floor_flops(trainer.parts, batch, with_text=settings.trains_text) * settings.gradient_accumulation
+    own = trainer.plan.images_per_step * (rows.stop - rows.start) / settings.batch_size
+    image = torch.Size((1, 4, *sizes.most_common(1)[0][0]))
+    flops = floor_flops(trainer.parts, image, with_text=settings.trains_text) * own
     try:
         return speed_line(flops, trainer.pace, trainer.device, trainer.dtype)
     except Exception as error:

@@ -66,7 +66,7 @@ def _linear_weights(model: nn.Module) -> int:
     return sum(layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear)
 
 
-def speed_line(flops: int, seconds: float, device: torch.device, dtype: torch.dtype) -> str:
+def speed_line(flops: float, seconds: float, device: torch.device, dtype: torch.dtype) -> str:
     """What a step of at least ``flops`` floating-point operations in ``seconds`` means on this device."""
     peak = product_speed(device, dtype)
     return (

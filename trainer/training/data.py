@@ -181,6 +181,11 @@ class Plan:
         )
 
     @property
+    def images_per_step(self) -> float:
+        """Images of a step on average: a batch has images of one bucket, and a step batches of one epoch."""
+        return sum(self._repeats) / self.steps_per_epoch
+
+    @property
     def epochs(self) -> float:
         """How often the run goes through the data, such as 1.19."""
         return effective_epochs(self._settings.steps, self.steps_per_epoch)
