@@ -67,14 +67,12 @@ class ModelError(TrainerError):
 
 
 class NonFiniteLoss(TrainerError):
-    """The loss is NaN or infinite at optimizer step `step` (counted from 1)."""
+    """The loss is NaN or infinite at optimizer step `step` (counted from 1); `cure` is what the run's settings leave
+    to try."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, cure: str) -> None:
         self.step = step
-        super().__init__(
-            f"The loss is not a finite number at step {step}: "
-            "lower the learning rate, or train in bf16 or fp32 instead of fp16."
-        )
+        super().__init__(f"The loss is not a finite number at step {step}: {cure}.")
 
 
 class MemoryShortage(TrainerError):

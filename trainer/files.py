@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -33,13 +34,33 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise LoraFileError(
                 f"'{path.name}' could not be written to '{path.parent}' ({_words(error)}): an earlier file of that "
-                "name is untouched; make room there and queue again."
+                f"name is untouched; {_cure(error)} and queue again."
             ) from error
         raise
     finally:
         # where even this fails, the first error tells more
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and see that a file can be made in it: before hours of work and not after.
+
+    Raises:
+        LoraFileError: it cannot be.
+    """
+    probe = folder / f".mjesec.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise LoraFileError(f"Nothing can be written to '{folder}' ({_words(error)}); {_cure(error)}.") from error
+
+
+def _cure(error: Exception) -> str:
+    full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "make room there" if full else "see that the folder, or what it is a link to, is there and may be written to"
 
 
 def _rename(scratch: Path, path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_and_the_next_prompt_work
     before = pixels(host)
     # the highest rate that the node takes; what it leaves behind is past all numbers
     graph = training(output_name="burst", steps=8, unet_lr=1.0, text_lr=1.0, alpha=4096.0)
-    sentence = r"The loss is not a finite number at step [2-8]: lower the learning rate, or train in bf16 or fp32"
+    sentence = r"The loss is not a finite number at step [2-8]: lower the learning rate[;.]"
     with pytest.raises(dev.PromptFailure, match=sentence):
         host.run(graph)
     assert not (host.output / "loras" / "burst.safetensors").exists()

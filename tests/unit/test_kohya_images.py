@@ -114,7 +114,7 @@ def test_folders_are_read_as_sd_scripts_reads_them(tmp_path: Path) -> None:
     assert seen("folders") == {str(inner): 2}
     told = dataset_report(scan_folder(tmp_path, layout="folders"))
     assert "1 image lies beside the sub-folders 2_moon; those in the sub-folders alone are used" in told
-    assert "an image_dir is read without its sub-folders" in scan_folder(tmp_path, layout="flat").report()
+    assert "an image_dir is read without its sub-folders" in dataset_report(scan_folder(tmp_path, layout="flat"))
     inner.unlink()
     assert seen("folders") == {str(stray): 1}
 

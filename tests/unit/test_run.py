@@ -180,10 +180,16 @@ def test_a_cancel_before_or_after_training_loses_nothing(tmp_path: Path, stage: 
     assert [step.step for step in [*stopped.steps, *resumed.steps]] == [1, 2]
 
 
-def test_a_disk_that_is_full_at_the_end_loses_no_step(tmp_path: Path) -> None:
-    (tmp_path / "loras").write_text("a file where the folder should be")
+def test_a_folder_that_is_gone_at_the_end_costs_no_step(tmp_path: Path) -> None:
+    class Unplugging(Log):
+        def step(self, step: Step) -> None:
+            super().step(step)
+            if step.step == SHORT.steps:
+                (tmp_path / "loras").rmdir()
+                (tmp_path / "loras").write_text("a file where the folder should be")
+
     with pytest.raises(LoraFileError, match=r"'mjesec\.safetensors' could not be written"):
-        run(tmp_path)
+        run(tmp_path, log=Unplugging())
     (tmp_path / "loras").unlink()
     log = Log()
     result = run(tmp_path, log=log)
@@ -305,7 +311,38 @@ def test_a_loss_that_is_no_number_at_once_leaves_no_file(tmp_path: Path) -> None
     broken = replace(job, encode=lambda pixels: tuple(t * FAR_TOO_LARGE for t in tiny_parts.encode(pixels)))
     with pytest.raises(NonFiniteLoss, match="at step 1:"):
         train(broken)
-    assert not (tmp_path / "loras").exists()
+    assert files_in(tmp_path / "loras") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ({"precision": "fp32"}, "lower the learning rate."),
+        ({"precision": "fp16"}, "lower the learning rate, or train in bf16 or fp32 instead of fp16."),
+        (
+            {"optimizer": "adafactor", "adafactor_relative_step": True},
+            "choose another optimizer, or give Adafactor a learning rate without relative_st",
+        ),
+    ],
+    ids=["fp32", "fp16", "adafactor"],
+)
+def test_what_is_said_against_a_loss_that_is_no_number_can_help(
+    tmp_path: Path, given: dict[str, object], cure: str
+) -> None:
+    job = make_job(tmp_path, make_settings(steps=3, **given))
+    broken = replace(job, encode=lambda pixels: tuple(t * FAR_TOO_LARGE for t in tiny_parts.encode(pixels)))
+    with pytest.raises(NonFiniteLoss) as caught:
+        train(broken)
+    assert f"at step 1: {cure}" in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["loras", "work"])
+def test_a_folder_that_cannot_be_written_to_ends_the_run_before_it_costs_time(tmp_path: Path, which: str) -> None:
+    (tmp_path / which).symlink_to(tmp_path / "unplugged" / "drive", target_is_directory=True)
+    log = Log()
+    with pytest.raises(LoraFileError, match=rf"Nothing can be written to '.*{which}.*see that the folder, or what it"):
+        run(tmp_path, log=log)
+    assert log.stages == []
 
 
 def test_held_out_images_are_measured_before_and_after_and_never_trained_on(tmp_path: Path) -> None:

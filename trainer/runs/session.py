@@ -12,6 +12,7 @@ from ..adapters.adapters import add_adapters
 from ..dataset.samples import Dataset
 from ..device import give_back
 from ..errors import BrokenImages, Cancelled, DatasetError, ImageError, LoraFileError
+from ..files import check_writable
 from ..sdxl.base_hashes import BaseHashes
 from ..settings.training import TrainSettings
 from ..shortage import is_out_of_memory, sentence_for_shortage
@@ -74,6 +75,8 @@ class Session:
 
     def train(self) -> Result:
         if self.job.processes.main:
+            for folder in (self.outputs.lora.parent, self.outputs.folder):
+                check_writable(folder)
             self.outputs.remove_scratch()
             self.hashes.begin()
         self.journal.prepare()

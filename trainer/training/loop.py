@@ -285,7 +285,7 @@ class Trainer(Objective):
         loss, norm = result.tolist()
         finite = math.isfinite(norm)
         if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
-            raise NonFiniteLoss(number + 1)
+            raise NonFiniteLoss(number + 1, self._cure())
         if not self._looks_itself and not self._stands_still():
             self.whole = False
             with self._optimizers_draws(number):
@@ -300,6 +300,14 @@ class Trainer(Objective):
             self.schedule.step()
         return loss, norm, finite
 
+    def _cure(self) -> str:
+        """What may help where the loss is no number."""
+        if self.settings.adafactor_relative_step:
+            slower = "choose another optimizer, or give Adafactor a learning rate without relative_step"
+        else:
+            slower = "lower the learning rate"
+        return slower + ", or train in bf16 or fp32 instead of fp16" * self.scaler.is_enabled()
+
     def _stands_still(self) -> bool:
         """Whether the step is none: a warm-up begins at the rate 0, where prodigyopt and dadaptation, unlike their
         counterparts in pytorch-optimizer, leave their estimates alone too."""
@@ -308,7 +316,7 @@ class Trainer(Objective):
     def _pass_over(self, number: int, total: torch.Tensor) -> tuple[float, float, bool]:
         """A step whose draws left out every module: there is nothing to unscale, to clip or to move."""
         if not math.isfinite(loss := total.item()):
-            raise NonFiniteLoss(number + 1)
+            raise NonFiniteLoss(number + 1, self._cure())
         if self.mean is not None:
             self.mean.update(self._weights, number)
         if self.schedule is not None:
