@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_parts
 import torch
@@ -28,7 +27,6 @@ from pack.trainer.training.loss import (
     weight_of_level,
 )
 from pack.trainer.training.noise import step_generator
-from PIL import Image
 from tiny_parts import make_examples, make_settings, make_trainer
 
 ALPHA_BAR = scaled_linear_alpha_bar()
@@ -216,61 +214,6 @@ def test_regularisation_images_count_by_the_prior_weight() -> None:
     first, both = (loss_of(LossSettings(prior_weight=w), prior=prior) for w in (0.0, 1.0))
     assert loss_of(LossSettings(prior_weight=0.25), prior=prior) == pytest.approx(first + 0.25 * (both - first))
     assert 0 < first < both == loss_of(LossSettings())
-
-
-def with_alpha(folder: Path, size: int = 64) -> Path:
-    """One picture whose right half is transparent, one without transparency."""
-    tiny_parts.write_images(folder, 1)
-    pixels = np.full((size, size, 4), 200, np.uint8)
-    pixels[:, : size // 2, 3], pixels[:, size // 2 :, 3] = 255, 0
-    Image.fromarray(pixels).save(folder / "alpha.png")
-    return folder
-
-
-def masks_of(folder: Path, mask: str) -> dict[str, torch.Tensor | None]:
-    from pack.trainer.training.data import prepare
-    from pack.trainer.training.latents import LatentsCache
-
-    cache = LatentsCache(folder.parent / "cache", "vae", tiny_parts.encode)
-    settings = make_settings(loss=LossSettings(mask=mask))
-    examples = prepare(scan_folder(folder), settings, cache, tiny_parts.tokenize, lambda done, of: None)
-    return {Path(example.sample.path).name: example.mask for example in examples}
-
-
-def test_transparency_is_a_mask_where_asked(tmp_path: Path) -> None:
-    folder = with_alpha(tmp_path / "images")
-    assert set(masks_of(folder, "none").values()) == {None}
-    masks = masks_of(folder, "alpha")
-    assert masks["disc_0.png"] is None
-    assert torch.equal(masks["alpha.png"], torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], dim=2))
-
-
-def test_pictures_in_the_folder_masks_are_masks(tmp_path: Path) -> None:
-    folder = tiny_parts.write_images(tmp_path / "images", 2)
-    (folder / "masks").mkdir()
-    # of another size than the image: it covers the whole image all the same
-    grey = Image.new("L", (32, 32), 0)
-    grey.paste(255, (0, 0, 32, 16))
-    grey.save(folder / "masks" / "disc_0.jpg", quality=100)
-    dataset = scan_folder(folder)
-    assert [bool(sample.mask_hash) for sample in dataset.samples] == [True, False]
-    assert (dataset.num_images, dataset.problems) == (2, ())
-    assert "Masks: 1" in dataset_report(dataset)
-    masks = masks_of(folder, "files")
-    assert masks["disc_1.png"] is None
-    torch.testing.assert_close(masks["disc_0.png"][:, :3], torch.ones(1, 3, 8), atol=0.02, rtol=0)
-    torch.testing.assert_close(masks["disc_0.png"][:, 5:], torch.zeros(1, 3, 8), atol=0.02, rtol=0)
-    grey.paste(255, (0, 0, 32, 32))
-    grey.save(folder / "masks" / "disc_0.jpg")
-    assert scan_folder(folder).content_hash != dataset.content_hash
-
-
-def test_masks_of_some_images_are_stacked_with_white_ones() -> None:
-    examples = [replace(example, mask=mask) for example, mask in
-                zip(make_examples(2), (None, torch.zeros(1, 8, 8)), strict=True)]  # fmt: skip
-    batch = collate(examples, [example.latents.mean for example in examples])
-    assert torch.equal(batch.mask, torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)]))
-    assert collate(make_examples(1), [make_examples(1)[0].latents.mean]).mask is None
 
 
 def test_datasets_are_combined_and_an_epoch_shows_as_many_regularisation_images(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ __all__ = ["Base", "Folders", "Job", "Result", "Watcher", "train"]
 def train(job: Job) -> Result:
     """Run a job to its end, or go on with one that was interrupted, or find that it is done already.
 
-    Images that broke since the dataset was made are named and left out; the run is then that of the others.
+    Images that broke since the dataset was made, or whose masks cannot be used, are named and left out; the run is then
+    that of the others.
 
     Raises:
         TrainerError: whatever the user can put right, one sentence.
@@ -29,7 +30,8 @@ def train(job: Job) -> Result:
             return _train(job)
         except BrokenImages as error:
             kept = tuple(sample for sample in job.dataset.samples if sample.path not in error.paths)
-            if not kept:
+            # begun anew with the same images it would end in the same error, for ever
+            if not kept or len(kept) == job.dataset.num_images:
                 raise
             job.say(f"{error} The training goes on without.")
             job.dataset = replace(job.dataset, samples=kept)

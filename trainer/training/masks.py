@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,8 +11,12 @@ import torch
 from ..dataset.buckets import Placement, Size
 from ..dataset.images import apply_placement, load_alpha, load_grey
 from ..dataset.mask_files import mask_file
-from ..dataset.samples import Sample
+from ..dataset.samples import Sample, printable
+from ..errors import ImageError
 from ..settings.training import TrainSettings
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _CELL = 8  # pixels a latent stands for
 
@@ -19,7 +24,8 @@ _CELL = 8  # pixels a latent stands for
 def read_mask(sample: Sample, size: Size, placement: Placement, settings: TrainSettings) -> torch.Tensor | None:
     """(1, H/8, W/8) float32 from 0 to 1, resized and cropped as the image is; None where the image counts everywhere.
 
-    size: (width, height) of the image as it is read. Raises ImageError.
+    size: (width, height) of the image as it is read. Raises ImageError, of the image, also where its mask cannot
+    be used.
     """
     rotate = settings.images.exif_rotate
     if settings.loss.mask == "alpha":
@@ -27,10 +33,20 @@ def read_mask(sample: Sample, size: Size, placement: Placement, settings: TrainS
     else:
         # no hash: the scan found none, or one that leads out of the folder
         path = mask_file(Path(sample.path)) if sample.mask_hash else None
-        picture = load_grey(path, exif_rotate=rotate) if path else None
+        picture = _loaded(path, sample, rotate) if path else None
     if picture is None:
         return None
     if picture.size != size:
         picture = picture.resize(size)
     values = torch.from_numpy(np.asarray(apply_placement(picture, placement), np.float32) / 255)
     return torch.nn.functional.avg_pool2d(values[None, None], _CELL)[0]
+
+
+def _loaded(path: Path, sample: Sample, rotate: bool) -> Image.Image:
+    try:
+        return load_grey(path, exif_rotate=rotate)
+    except ImageError as error:
+        # whoever leaves out what cannot be used knows images, not masks
+        raise ImageError(
+            sample.path, f"its mask '{printable(path.name)}' cannot be used, for {error.reason}"
+        ) from error

@@ -1,0 +1,109 @@
+"""Masks: from transparency or from the folder `masks`, and what becomes of those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_parts
+import torch
+from pack.trainer.dataset.report import dataset_report
+from pack.trainer.dataset.scan import scan_folder
+from pack.trainer.errors import BrokenImages, ImageError
+from pack.trainer.lora.file import read_metadata
+from pack.trainer.runs.run import train
+from pack.trainer.settings.options import LossSettings
+from pack.trainer.training.data import collate, prepare
+from pack.trainer.training.latents import LatentsCache
+from PIL import Image
+from tiny_parts import make_examples, make_job, make_settings
+
+BY_FILES = make_settings(steps=2, train="unet", loss=LossSettings(mask="files"))
+
+
+def with_alpha(folder: Path, size: int = 64) -> Path:
+    """One picture whose right half is transparent, one without transparency."""
+    tiny_parts.write_images(folder, 1)
+    pixels = np.full((size, size, 4), 200, np.uint8)
+    pixels[:, : size // 2, 3], pixels[:, size // 2 :, 3] = 255, 0
+    Image.fromarray(pixels).save(folder / "alpha.png")
+    return folder
+
+
+def masks_of(folder: Path, mask: str) -> dict[str, torch.Tensor | None]:
+    cache = LatentsCache(folder.parent / "cache", "vae", tiny_parts.encode)
+    settings = make_settings(loss=LossSettings(mask=mask))
+    examples = prepare(scan_folder(folder), settings, cache, tiny_parts.tokenize, lambda done, of: None)
+    return {Path(example.sample.path).name: example.mask for example in examples}
+
+
+def test_transparency_is_a_mask_where_asked(tmp_path: Path) -> None:
+    folder = with_alpha(tmp_path / "images")
+    assert set(masks_of(folder, "none").values()) == {None}
+    masks = masks_of(folder, "alpha")
+    assert masks["disc_0.png"] is None
+    assert torch.equal(masks["alpha.png"], torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], dim=2))
+
+
+def test_pictures_in_the_folder_masks_are_masks(tmp_path: Path) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 2)
+    (folder / "masks").mkdir()
+    # of another size than the image: it covers the whole image all the same
+    grey = Image.new("L", (32, 32), 0)
+    grey.paste(255, (0, 0, 32, 16))
+    grey.save(folder / "masks" / "disc_0.jpg", quality=100)
+    dataset = scan_folder(folder)
+    assert [bool(sample.mask_hash) for sample in dataset.samples] == [True, False]
+    assert (dataset.num_images, dataset.problems) == (2, ())
+    assert "Masks: 1" in dataset_report(dataset)
+    masks = masks_of(folder, "files")
+    assert masks["disc_1.png"] is None
+    torch.testing.assert_close(masks["disc_0.png"][:, :3], torch.ones(1, 3, 8), atol=0.02, rtol=0)
+    torch.testing.assert_close(masks["disc_0.png"][:, 5:], torch.zeros(1, 3, 8), atol=0.02, rtol=0)
+    grey.paste(255, (0, 0, 32, 32))
+    grey.save(folder / "masks" / "disc_0.jpg")
+    assert scan_folder(folder).content_hash != dataset.content_hash
+
+
+def test_masks_of_some_images_are_stacked_with_white_ones() -> None:
+    examples = [replace(example, mask=mask) for example, mask in
+                zip(make_examples(2), (None, torch.zeros(1, 8, 8)), strict=True)]  # fmt: skip
+    batch = collate(examples, [example.latents.mean for example in examples])
+    assert torch.equal(batch.mask, torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)]))
+    assert collate(make_examples(1), [make_examples(1)[0].latents.mean]).mask is None
+
+
+def cut_short(mask: Path) -> None:
+    mask.write_bytes(mask.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(("harm", "reason"), [(cut_short, "it is truncated")])
+def test_an_image_whose_mask_cannot_be_used_is_left_out_and_named(
+    tmp_path: Path, harm: Callable[[Path], None], reason: str
+) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 3)
+    mask = tiny_parts.write_images(folder / "masks", 3) / "disc_1.png"
+    dataset = scan_folder(folder)
+    harm(mask)
+    job = make_job(tmp_path, BY_FILES, dataset=dataset)
+    result = train(job)
+    (line,) = [line for line in job.lines if "cannot be used" in line]
+    assert line.startswith("1 image cannot be used ('") and "images/disc_1.png': its mask 'disc_1.png'" in line
+    assert reason in line
+    assert read_metadata(result.path)["ss_num_train_images"] == "2"
+
+
+def test_an_error_that_names_no_image_of_the_dataset_ends_the_run(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert len(tried) < 4, "the run began anew with the same images"
+        tried.append(1)
+        raise ImageError("/elsewhere.png", "it is another one")
+
+    job = replace(make_job(tmp_path, make_settings(steps=2, train="unet")), encode=encode)
+    with pytest.raises(BrokenImages, match=r"/elsewhere\.png"):
+        train(job)
