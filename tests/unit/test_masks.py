@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_pictures_in_the_folder_masks_are_masks(tmp_path: Path) -> None:
     grey.save(folder / "masks" / "disc_0.jpg", quality=100)
     dataset = scan_folder(folder)
     assert [bool(sample.mask_hash) for sample in dataset.samples] == [True, False]
-    assert (dataset.num_images, dataset.problems) == (2, ())
+    assert dataset.num_images == 2
     assert "Masks: 1" in dataset_report(dataset)
     masks = masks_of(folder, "files")
     assert masks["disc_1.png"] is None
@@ -76,11 +77,78 @@ def test_masks_of_some_images_are_stacked_with_white_ones() -> None:
     assert collate(make_examples(1), [make_examples(1)[0].latents.mean]).mask is None
 
 
+@pytest.mark.parametrize("name", ["disc_0.PNG", "disc_0.Tiff", "disc_0.jpg"])
+def test_a_mask_may_have_any_ending_of_an_image(tmp_path: Path, name: str) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 1)
+    (folder / "masks").mkdir()
+    Image.new("L", (64, 64), 0).save(folder / "masks" / name)
+    assert masks_of(folder, "files")["disc_0.png"].max() == 0
+
+
+@pytest.mark.parametrize("hidden", [(0, 0, 0, 0), (255, 255, 255, 0)])
+def test_where_a_mask_is_transparent_nothing_counts(tmp_path: Path, hidden: tuple[int, ...]) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 1)
+    (folder / "masks").mkdir()
+    mask = Image.new("RGBA", (64, 64), hidden)
+    mask.paste((255, 255, 255, 255), (0, 0, 32, 64))
+    mask.save(folder / "masks" / "disc_0.png")
+    read = masks_of(folder, "files")["disc_0.png"]
+    assert torch.equal(read, torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], dim=2))
+
+
+def test_the_report_names_masks_that_do_not_do_what_they_seem_to(tmp_path: Path) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 6)
+    masks = folder / "masks"
+    masks.mkdir()
+    shapes = {"disc_0": (32, 32), "disc_1": (64, 256), "disc_2": (64, 64), "disc_3": (64, 64), "disc_4": (127, 128)}
+    for name, size in shapes.items():
+        Image.new("L", size, 0 if name == "disc_2" else 255).save(masks / f"{name}.png")
+    cut_short(masks / "disc_3.png")
+    Image.new("L", (64, 64), 255).save(masks / "nobody.PNG")
+    dataset = scan_folder(folder)
+    assert {(problem.kind, problem.path) for problem in dataset.problems} == {
+        ("mask_aspect", "disc_1.png"),
+        ("mask_black", "disc_2.png"),
+        ("mask_broken", "disc_3.png"),
+        ("mask_missing", "disc_5.png"),
+        ("mask_orphan", "masks/nobody.PNG"),
+    }
+    report = dataset_report(dataset).splitlines()
+    for line in (
+        "Masks: 4",
+        "Masks of another aspect ratio: 1",
+        "  disc_1.png: masks/disc_1.png is stretched to cover the image, 64x256 over 64x64 pixels",
+        "Masks without an image: 1",
+        "Images without a mask, while others have one: 1",
+    ):
+        assert line in report
+    assert any(line.startswith("  disc_3.png: masks/disc_3.png: it is truncated") for line in report)
+
+
+def test_masks_lie_beside_the_images_of_their_own_folder(tmp_path: Path) -> None:
+    for folder in ("2_disc", "1_disc"):
+        tiny_parts.write_images(tmp_path / folder, 1)
+    tiny_parts.write_images(tmp_path / "2_disc" / "masks", 1)
+    tiny_parts.write_images(tmp_path / "masks", 1)
+    dataset = scan_folder(tmp_path)
+    assert [Path(sample.mask).parent.parent.name for sample in dataset.samples if sample.mask] == ["2_disc"]
+    assert [p.path for p in dataset.problems_of("mask_orphan")] == ["masks/disc_0.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks for a privilege to make links")
+def test_masks_that_are_links_out_of_the_folder_are_not_read(tmp_path: Path) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 1)
+    (folder / "masks").symlink_to(tiny_parts.write_images(tmp_path / "elsewhere", 1))
+    dataset = scan_folder(folder)
+    assert dataset.samples[0].mask == ""
+    assert [(p.kind, p.path) for p in dataset.problems] == [("outside", "masks")]
+
+
 def cut_short(mask: Path) -> None:
     mask.write_bytes(mask.read_bytes()[:60])
 
 
-@pytest.mark.parametrize(("harm", "reason"), [(cut_short, "it is truncated")])
+@pytest.mark.parametrize(("harm", "reason"), [(cut_short, "it is truncated"), (Path.unlink, "there is no such file")])
 def test_an_image_whose_mask_cannot_be_used_is_left_out_and_named(
     tmp_path: Path, harm: Callable[[Path], None], reason: str
 ) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IMAGE_EXTENSIONS = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 89_478_485  # Pillow's own guard against decompression bombs, which a host may have changed
-WHITE = (255, 255, 255)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 _ORIENTATION = 0x0112
 # warnings filters belong to the whole process, so only one thread at a time may change them
@@ -89,8 +89,8 @@ def load_alpha(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Ima
 
 
 def load_grey(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Image.Image:
-    """The picture as `load_rgb` gives it, as 8-bit greyscale. Raises ImageError."""
-    return load_rgb(path, exif_rotate=exif_rotate).convert("L")
+    """The picture as `load_rgb` gives it, before black, as 8-bit greyscale. Raises ImageError."""
+    return load_rgb(path, exif_rotate=exif_rotate, background=BLACK).convert("L")
 
 
 def read_size(path: str | os.PathLike[str], *, exif_rotate: bool = True) -> Size:

@@ -1,26 +1,72 @@
-"""Where masks lie: pictures of the images' names in a folder `masks` beside them."""
+"""Masks: pictures of the images' names in a folder `masks` beside them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from .images import IMAGE_EXTENSIONS
+from ..errors import ImageError
+from .buckets import Size
+from .images import IMAGE_EXTENSIONS, hash_image, load_grey
+from .samples import Problem, printable
 
 MASKS = "masks"
 
 
-def mask_file(image: Path, root: Path | None = None) -> Path | None:
-    """The mask of an image; None where there is none, or where it is a link out of ``root``."""
-    for extension in IMAGE_EXTENSIONS:
-        path = image.parent / MASKS / f"{image.stem}{extension}"
-        if path.is_file() and (root is None or Path(os.path.realpath(path)).is_relative_to(root)):
-            return path
-    return None
+@dataclass(frozen=True)
+class Mask:
+    """A mask that can be decoded. content_hash: SHA-256 of its file. size: (width, height) in pixels, after EXIF
+    rotation. black: it is black everywhere."""
+
+    content_hash: str
+    size: Size
+    black: bool
 
 
-def mask_hash(image: Path, root: Path) -> str:
-    """SHA-256 of the mask's file, so that an edited mask is another sample; empty where there is none."""
-    path = mask_file(image, root)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+def find_masks(folder: Path, root: Path) -> dict[str, Path]:
+    """The masks beside a folder's images, by the name of the image without its ending.
+
+    Their ending is that of any image, in capitals or not; of several the first one of IMAGE_EXTENSIONS counts. Links
+    out of ``root`` are left out.
+    """
+    try:
+        paths = [folder / MASKS / name for name in sorted(os.listdir(folder / MASKS)) if not name.startswith(".")]
+    except OSError:
+        return {}
+    pictures = [path for path in paths if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()]
+    # the last one of a name stays
+    pictures.sort(key=lambda path: IMAGE_EXTENSIONS.index(path.suffix.lower()), reverse=True)
+    return {path.stem: path for path in pictures if Path(os.path.realpath(path)).is_relative_to(root)}
+
+
+def examine_mask(path: Path) -> Mask:
+    """The mask in a file, decoded in full. Raises ImageError, or OSError where it cannot be read."""
+    return _decoded(hash_image(path), str(path))
+
+
+@lru_cache(maxsize=1 << 16)
+def _decoded(content_hash: str, path: str) -> Mask:
+    grey = load_grey(path)
+    return Mask(content_hash, grey.size, grey.getextrema()[1] == 0)
+
+
+def mask_problems(name: str, size: Size, path: Path, mask: Mask | ImageError) -> Iterator[Problem]:
+    """What is to be told of an image's mask. name, size: of the image. path: the mask's."""
+    file = f"{MASKS}/{printable(path.name)}"
+    if isinstance(mask, ImageError):
+        detail = f"{file}: {printable(mask.reason)}; a training with masks leaves this image out"
+        yield Problem(name, "mask_broken", detail)
+        return
+    if not _alike(size, mask.size):
+        shapes = "{}x{} over {}x{}".format(*mask.size, *size)
+        yield Problem(name, "mask_aspect", f"{file} is stretched to cover the image, {shapes} pixels")
+    if mask.black:
+        yield Problem(name, "mask_black", f"{file} lets nothing of this image count")
+
+
+def _alike(image: Size, mask: Size) -> bool:
+    """Whether one has the shape of the other, but for the rounding of its sides to whole pixels."""
+    return abs(image[0] * mask[1] - image[1] * mask[0]) <= max(sum(image), sum(mask))

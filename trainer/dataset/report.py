@@ -23,6 +23,11 @@ HEADINGS = {
     "caption_empty": "Captions empty",
     "caption_encoding": "Captions not in UTF-8",
     "caption_orphan": "Captions without an image",
+    "mask_broken": "Masks that cannot be used",
+    "mask_aspect": "Masks of another aspect ratio",
+    "mask_black": "Masks that are black everywhere",
+    "mask_missing": "Images without a mask, while others have one",
+    "mask_orphan": "Masks without an image",
 }
 
 

@@ -19,7 +19,8 @@ class Sample:
     content_hash: SHA-256 (hexadecimal) of the file's bytes, so that an edited image is another sample.
     mask_hash: the same of its mask's file, empty without one. regularisation: it is no example of what is to be
     learnt but of what is to stay, and its loss counts by the settings' prior weight.
-    more_captions: further lines of its caption file, among which wildcards draw too.
+    more_captions: further lines of its caption file, among which wildcards draw too. mask: its mask's file, absolute,
+    also where that cannot be used; empty without one.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Sample:
     mask_hash: str = ""
     regularisation: bool = False
     more_captions: tuple[str, ...] = ()
+    mask: str = ""
 
     @property
     def all_captions(self) -> tuple[str, ...]:
@@ -44,7 +46,8 @@ class Problem:
 
     kind: `broken` (skipped), `outside` (a link out of the folder, skipped), `not_an_image` (skipped),
     `folder_ignored` (skipped), `mixed_folder`, `caption_missing`, `caption_empty`, `caption_encoding`,
-    `caption_orphan`, `duplicate`, `animated`.
+    `caption_orphan`, `duplicate`, `animated`, `mask_broken`, `mask_aspect`, `mask_black`, `mask_missing` (others have
+    one), `mask_orphan`.
     """
 
     path: str

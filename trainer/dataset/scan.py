@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ..errors import DatasetError, ImageError
 from .caption_tables import CaptionTable, read_caption_table
 from .captions import read_caption
 from .images import IMAGE_EXTENSIONS, count_frames, hash_image, load_rgb
-from .mask_files import MASKS, mask_hash
+from .mask_files import MASKS, Mask, examine_mask, find_masks, mask_problems
 from .samples import Dataset, Problem, Sample, printable
 
 __all__ = ["Dataset", "Problem", "Sample", "scan_folder"]
@@ -27,7 +27,7 @@ _REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
 NOT_WORTH_A_WORD = (".db", ".ini", ".json", ".jsonl", ".npz", ".safetensors")
 _THREADS = 4
 
-
+_T = TypeVar("_T")
 Layout = Literal["mixed", "flat", "folders"]
 
 
@@ -39,6 +39,7 @@ class _Found:
     path: Path
     repeats: int
     fallback_caption: str
+    mask: Path | None
 
 
 def scan_folder(
@@ -57,7 +58,7 @@ def scan_folder(
     `10_moon` is seen 10 times, and `moon` is the caption where the file of that name is missing. Both may be
     mixed. A caption is the first line of the file with the image's name and `caption_extension`; where it is
     missing in the folder itself, `default_caption` is used. Links are followed only inside the folder. A folder
-    `masks` beside images may hold pictures of the same names that say where each counts.
+    `masks` beside images may hold pictures of the same names that say where each counts; they are decoded too.
 
     caption_table: a JSON or JSON lines file in the folder with the captions of many images; where it has one for an
     image, it is used instead of the image's own file.
@@ -77,6 +78,7 @@ def scan_folder(
     if not samples:
         raise DatasetError(_why_nothing(folder, problems))
     _note_duplicates(samples, root, problems)
+    _note_unmasked(samples, root, problems)
     return Dataset(tuple(samples), tuple(problems), str(root))
 
 
@@ -125,6 +127,7 @@ def _find(
     problems: list[Problem],
 ) -> Iterator[_Found]:
     images, folders = _listing(root, root, caption_extension, problems)
+    outer = _with_masks(images, root, root, repeats, default_caption, problems)
     inner, used = [], []
     for folder in folders:
         if folder.name != MASKS and (shown := _repeats_of(folder, root, layout, problems)):
@@ -135,10 +138,10 @@ def _find(
         lying = "1 image lies" if len(images) == 1 else f"{len(images)} images lie"
         fate = "all are used"
         if layout == "folders":
-            images, fate = [], "those in the sub-folders alone are used"
+            outer, fate = [], "those in the sub-folders alone are used"
         detail = f"{lying} beside the sub-folders {printable(', '.join(used))}; {fate}"
         problems.append(Problem(".", "mixed_folder", detail))
-    yield from (_Found(_name(path, root), path, repeats, default_caption) for path in images)
+    yield from outer
     yield from inner
 
 
@@ -164,7 +167,17 @@ def _in_folder(folder: Path, root: Path, caption_extension: str, repeats: int, p
     others = [inner for inner in folders if inner.name != MASKS]
     problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in others]
     name = folder.name.partition("_")[2].strip()
-    return [_Found(_name(path, root), path, repeats, name) for path in images]
+    return _with_masks(images, folder, root, repeats, name, problems)
+
+
+def _with_masks(
+    images: list[Path], folder: Path, root: Path, repeats: int, caption: str, problems: list[Problem]
+) -> list[_Found]:
+    """The images of a folder with their masks; masks of no image become problems."""
+    masks = find_masks(folder, root)
+    for stem in sorted(masks.keys() - {path.stem for path in images}):
+        problems.append(Problem(_name(masks[stem], root), "mask_orphan", "no image beside the folder has its name"))
+    return [_Found(_name(path, root), path, repeats, caption, masks.get(path.stem)) for path in images]
 
 
 def _listing(
@@ -218,24 +231,39 @@ def _read_all(
 ) -> Iterator[Sample]:
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        for done, (file, result) in enumerate(zip(found, pool.map(_examine, found), strict=True), start=1):
+        for done, (file, (result, mask)) in enumerate(zip(found, pool.map(_examine, found), strict=True), start=1):
             if isinstance(result, ImageError):
                 problems.append(Problem(file.name, "broken", printable(result.reason)))
             else:
-                if result.frames > 1:
-                    problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
-                found_caption = None if table is None else table.find(file.name, file.path)
-                more: tuple[str, ...] = ()
-                if found_caption is None:
-                    found_caption, more = _caption(file, root, caption_extension, problems)
-                size = (result.width, result.height)
-                mask = mask_hash(file.path, root)
-                known = (file.repeats, result.content_hash, mask)
-                yield Sample(str(file.path), found_caption, *size, *known, more_captions=more)
+                yield _sample(file, result, mask, root, caption_extension, table, problems)
             if on_progress is not None:
                 on_progress(done, len(found))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _sample(
+    file: _Found,
+    result: _Examined,
+    mask: Mask | ImageError | None,
+    root: Path,
+    caption_extension: str,
+    table: CaptionTable | None,
+    problems: list[Problem],
+) -> Sample:
+    if result.frames > 1:
+        problems.append(Problem(file.name, "animated", f"the first of {result.frames} frames"))
+    caption = None if table is None else table.find(file.name, file.path)
+    more: tuple[str, ...] = ()
+    if caption is None:
+        caption, more = _caption(file, root, caption_extension, problems)
+    size = (result.width, result.height)
+    mask_path, mask_hash = "", ""
+    if file.mask is not None and mask is not None:
+        problems += mask_problems(file.name, size, file.mask, mask)
+        mask_path, mask_hash = str(file.mask), "" if isinstance(mask, ImageError) else mask.content_hash
+    known = (file.repeats, result.content_hash, mask_hash)
+    return Sample(str(file.path), caption, *size, *known, more_captions=more, mask=mask_path)
 
 
 @dataclass(frozen=True)
@@ -246,13 +274,19 @@ class _Examined:
     frames: int
 
 
-def _examine(file: _Found) -> _Examined | ImageError:
+def _examine(file: _Found) -> tuple[_Examined | ImageError, Mask | ImageError | None]:
+    """The image and its mask, each decoded once."""
+    image = _tried(lambda path: _decoded(hash_image(path), str(path)), file.path)
+    return image, None if file.mask is None else _tried(examine_mask, file.mask)
+
+
+def _tried(examine: Callable[[Path], _T], path: Path) -> _T | ImageError:
     try:
-        return _decoded(hash_image(file.path), str(file.path))
+        return examine(path)
     except ImageError as error:
         return error
     except OSError as error:
-        return ImageError(file.path, f"it cannot be read ({error.strerror})")
+        return ImageError(path, f"it cannot be read ({error.strerror})")
 
 
 # keyed by content: a second scan decodes only what has changed, and never meets a stale answer
@@ -291,3 +325,10 @@ def _note_duplicates(samples: list[Sample], root: Path, problems: list[Problem])
         first = first_of.setdefault(sample.content_hash, name)
         if first != name:
             problems.append(Problem(name, "duplicate", f"the same file as {first}"))
+
+
+def _note_unmasked(samples: list[Sample], root: Path, problems: list[Problem]) -> None:
+    without = [sample for sample in samples if not sample.mask]
+    if len(without) < len(samples):
+        detail = f"no picture of its name in '{MASKS}'; it counts everywhere"
+        problems += [Problem(_name(Path(sample.path), root), "mask_missing", detail) for sample in without]

@@ -10,7 +10,6 @@ import torch
 
 from ..dataset.buckets import Placement, Size
 from ..dataset.images import apply_placement, load_alpha, load_grey
-from ..dataset.mask_files import mask_file
 from ..dataset.samples import Sample, printable
 from ..errors import ImageError
 from ..settings.training import TrainSettings
@@ -31,9 +30,7 @@ def read_mask(sample: Sample, size: Size, placement: Placement, settings: TrainS
     if settings.loss.mask == "alpha":
         picture = load_alpha(sample.path, exif_rotate=rotate)
     else:
-        # no hash: the scan found none, or one that leads out of the folder
-        path = mask_file(Path(sample.path)) if sample.mask_hash else None
-        picture = _loaded(path, sample, rotate) if path else None
+        picture = _loaded(sample, rotate) if sample.mask else None
     if picture is None:
         return None
     if picture.size != size:
@@ -42,11 +39,10 @@ def read_mask(sample: Sample, size: Size, placement: Placement, settings: TrainS
     return torch.nn.functional.avg_pool2d(values[None, None], _CELL)[0]
 
 
-def _loaded(path: Path, sample: Sample, rotate: bool) -> Image.Image:
+def _loaded(sample: Sample, rotate: bool) -> Image.Image:
     try:
-        return load_grey(path, exif_rotate=rotate)
+        return load_grey(sample.mask, exif_rotate=rotate)
     except ImageError as error:
         # whoever leaves out what cannot be used knows images, not masks
-        raise ImageError(
-            sample.path, f"its mask '{printable(path.name)}' cannot be used, for {error.reason}"
-        ) from error
+        name = printable(Path(sample.mask).name)
+        raise ImageError(sample.path, f"its mask '{name}' cannot be used, for {error.reason}") from error
