@@ -13,10 +13,10 @@ from PIL import Image
 
 from ...figures import contact_sheet
 from ...trainer.dataset.combine import combine
-from ...trainer.dataset.images import load_rgb
 from ...trainer.dataset.open_datasets import OpenDataset
 from ...trainer.dataset.report import dataset_report
 from ...trainer.dataset.scan import MOST_REPEATS, Dataset, scan_folder
+from ...trainer.dataset.thumbnails import small_pictures, spread
 from ...trainer.errors import DatasetError
 from ...trainer.moons.folder import render_moons
 from ...trainer.settings.training import TrainSettings
@@ -30,22 +30,26 @@ from .routes import DATASETS
 
 CATEGORY = "Mjesec/dataset"
 _SHEET_IMAGES = 48
+_THUMBNAIL = 160  # pixels a side
 # the work folder may be emptied at any time: then ComfyUI's kept datasets name images that are no more
 _moons = GivenFiles()
 _written = GivenFiles()
 
 
-def _sheet(dataset: Dataset) -> Image.Image:
+def _sheet(dataset: Dataset, watcher: NodeWatcher) -> Image.Image:
     """A contact sheet of at most 48 samples spread over the dataset."""
-    step = max(1, -(-dataset.num_images // _SHEET_IMAGES))
-    shown = dataset.samples[::step]
-    images = [load_rgb(sample.path) for sample in shown]
+    shown = spread(dataset.samples, _SHEET_IMAGES)
+    images = small_pictures(shown, _THUMBNAIL, lambda done, of: watcher.stage("contact sheet", done, of))
     note = f"{dataset.num_images} images" + (f", {len(shown)} shown" if len(shown) < dataset.num_images else "")
-    return contact_sheet(images, [sample.caption for sample in shown], note=note)
+    return contact_sheet(images, [sample.caption for sample in shown], note=note, thumb=_THUMBNAIL)
 
 
 def _result(
-    dataset: Dataset, cls: type[io.ComfyNode], clip: Any = None, settings: TrainSettings | None = None
+    dataset: Dataset,
+    cls: type[io.ComfyNode],
+    watcher: NodeWatcher,
+    clip: Any = None,
+    settings: TrainSettings | None = None,
 ) -> io.NodeOutput:
     count_tokens = None
     if clip is not None:
@@ -59,13 +63,17 @@ def _result(
     report = dataset_report(
         dataset, count_tokens, settings.buckets if settings else None, settings.captions.tokens if settings else 75
     )
-    sheet = to_tensor(_sheet(dataset))
+    sheet = to_tensor(_sheet(dataset, watcher))
     shown = {
         **ui.PreviewImage(sheet, cls=cls).as_dict(),
         **report_shown(report),
         "mjesec_dataset": [DATASETS.keep(OpenDataset(dataset))],
     }
     return io.NodeOutput(dataset, sheet, report, ui=shown)
+
+
+def _scanned(folder: Path, watcher: NodeWatcher, **options: Any) -> Dataset:
+    return scan_folder(folder, on_progress=lambda done, of: watcher.stage("reading images", done, of), **options)
 
 
 def _given(dataset: Dataset, kept: GivenFiles) -> Dataset:
@@ -172,15 +180,15 @@ class LoadImageDataset(io.ComfyNode):
         settings: TrainSettings | None = None,
     ) -> io.NodeOutput:
         watcher = NodeWatcher(cls.hidden.unique_id)
-        dataset = scan_folder(
+        dataset = _scanned(
             resolve_dataset(folder),
+            watcher,
             caption_extension=caption_extension,
             repeats=repeats,
             default_caption=default_caption,
             caption_table=caption_table,
-            on_progress=lambda done, of: watcher.stage("reading images", done, of),
         )
-        return _result(dataset, cls, clip, settings)
+        return _result(dataset, cls, watcher, clip, settings)
 
 
 class DatasetFromImages(io.ComfyNode):
@@ -224,9 +232,10 @@ class DatasetFromImages(io.ComfyNode):
         for picture, caption in zip(pictures, words, strict=True):
             digest.update(f"{picture.size} {picture.mode} {len(caption)} {caption}".encode() + picture.tobytes())
         folder = work_folder() / "images" / digest.hexdigest()[:32]
+        watcher = NodeWatcher(cls.hidden.unique_id)
         if not _is_whole(folder, len(pictures)):
-            _write_samples(folder, pictures, words, NodeWatcher(cls.hidden.unique_id))
-        return _result(_given(scan_folder(folder / "samples", repeats=repeats[0]), _written), cls)
+            _write_samples(folder, pictures, words, watcher)
+        return _result(_given(_scanned(folder / "samples", watcher, repeats=repeats[0]), _written), cls, watcher)
 
 
 def _spread(captions: list[str], count: int) -> list[str]:
@@ -293,7 +302,7 @@ class MoonDataset(io.ComfyNode):
         watcher = NodeWatcher(cls.hidden.unique_id)
         folder = work_folder() / "moons" / f"{count}x{size}_{seed}"
         render_moons(folder, count, size, seed, on_progress=lambda done, of: watcher.stage("rendering Moons", done, of))
-        return _result(_given(scan_folder(folder), _moons), cls)
+        return _result(_given(_scanned(folder, watcher), _moons), cls, watcher)
 
 
 class CombineDatasets(io.ComfyNode):
@@ -318,6 +327,7 @@ class CombineDatasets(io.ComfyNode):
                 ),
             ],
             outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -328,7 +338,8 @@ class CombineDatasets(io.ComfyNode):
         dataset_3: Dataset | None = None,
         regularisation: Dataset | None = None,
     ) -> io.NodeOutput:
-        return _result(combine([d for d in (dataset, dataset_2, dataset_3) if d is not None], regularisation), cls)
+        combined = combine([d for d in (dataset, dataset_2, dataset_3) if d is not None], regularisation)
+        return _result(combined, cls, NodeWatcher(cls.hidden.unique_id))
 
 
 NODES = [LoadImageDataset, DatasetFromImages, MoonDataset, CombineDatasets]

@@ -80,6 +80,20 @@ def test_images_on_wires_become_a_dataset(host: Host) -> None:
     assert (host.output / "loras" / "from_wires.safetensors").exists()
 
 
+def test_the_contact_sheet_of_a_dataset_is_told_of_image_by_image(host: Host) -> None:
+    folder = host.input / "sheets"
+    folder.mkdir()
+    for name in ("a", "b", "c", "d", "e"):
+        Image.new("RGB", (64, 64), (0, 0, ord(name))).save(folder / f"{name}.png")
+    read = node(
+        "MjesecLoadImageDataset", folder="input/sheets", repeats=1, default_caption="", caption_extension=".txt"
+    )
+    both = node("MjesecCombineDatasets", dataset=["read", 0])
+    before = len(host.log_text())
+    host.run({"read": read, "both": both, "show": node("PreviewImage", images=["both", 1])})
+    assert host.log_text()[before:].count("contact sheet: 5/5") == 2
+
+
 def test_images_of_wires_that_were_deleted_are_written_again(host: Host) -> None:
     images = host.output / "mjesec" / "images"
     before = set(images.glob("*"))
