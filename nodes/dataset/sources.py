@@ -117,7 +117,8 @@ class LoadImageDataset(io.ComfyNode):
                 io.String.Input(
                     "default_caption",
                     default="",
-                    tooltip="Caption of images without a caption file. Empty: they are trained without words.",
+                    tooltip="Caption of images without a caption file. In sub-folders the words of their name go "
+                    "first: moon in 10_moon. Empty: images without both are trained without words.",
                 ),
                 io.String.Input(
                     "caption_extension",

@@ -58,16 +58,19 @@ def test_a_flat_folder_is_read_in_the_order_of_its_names(tmp_path) -> None:
 def test_sub_folders_give_repeats_and_a_caption_where_none_is_written(tmp_path) -> None:
     put(tmp_path / "10_full moon", {"a.png": "the moon in May", "b.png": None})
     put(tmp_path / "3_sun", {"a.png": None})
-    dataset = scan_folder(tmp_path, repeats=7, default_caption="never used here")
+    put(tmp_path / "4_", {"c.png": None})
+    dataset = scan_folder(tmp_path, repeats=7, default_caption="where no name is")
     assert named(dataset) == [
         ("10_full moon/a.png", "the moon in May", 10),
         ("10_full moon/b.png", "full moon", 10),
         ("3_sun/a.png", "sun", 3),
+        ("4_/c.png", "where no name is", 4),
     ]
-    assert dataset.num_images_with_repeats == 23
+    assert dataset.num_images_with_repeats == 27
     assert problems(dataset) == [
         ("caption_missing", "10_full moon/b.png"),
         ("caption_missing", "3_sun/a.png"),
+        ("caption_missing", "4_/c.png"),
         ("duplicate", "3_sun/a.png"),
     ]
 
@@ -241,12 +244,27 @@ def make_empty(path: Path) -> Path:
     return path
 
 
+def make_nested(*names: str) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        for name in names:
+            put(path / name, {"a.png": None})
+        return path
+
+    return make
+
+
 REFUSED: list[tuple[Callable[[Path], Path], str]] = [
     (lambda path: path, "There is no folder"),
     (lambda path: Path("  "), "No folder is given"),
     (make_file, "is a file"),
     (make_empty, "holds no images"),
     (make_broken, "None of the 3 images .* the first is 'cut.jpg': it is truncated"),
+    (make_nested("train"), "its sub-folder 'train' is not read: .* rename it 10_train, or choose that folder"),
+    (make_nested("0_moon"), "its sub-folder '0_moon' is not read: .* rename it 10_moon, or choose that folder"),
+    (make_nested("a", "b", "c"), "its sub-folder 'a' and 2 more are not read"),
+    (make_nested("20240501_moon"), "asks for 20240501 repeats, and at most 10000 are taken; rename it, or choose"),
+    (make_nested("10_moon/inner"), "its sub-folder '10_moon/inner' is not read: .* move it there, or choose"),
+    (make_nested("deep/inner"), "holds no images; put"),
 ]
 
 

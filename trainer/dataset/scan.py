@@ -56,9 +56,9 @@ def scan_folder(
 
     Images lie in the folder itself (seen `repeats` times an epoch) or in sub-folders named as kohya does:
     `10_moon` is seen 10 times, and `moon` is the caption where the file of that name is missing. Both may be
-    mixed. A caption is the first line of the file with the image's name and `caption_extension`; where it is
-    missing in the folder itself, `default_caption` is used. Links are followed only inside the folder. A folder
-    `masks` beside images may hold pictures of the same names that say where each counts; they are decoded too.
+    mixed. A caption is the first line of the file with the image's name and `caption_extension`; where that and the
+    words of a sub-folder's name are missing, `default_caption` is used. Links are followed only inside the folder. A
+    folder `masks` beside images may hold pictures of the same names that say where each counts; they are decoded too.
 
     caption_table: a JSON or JSON lines file in the folder with the captions of many images; where it has one for an
     image, it is used instead of the image's own file.
@@ -76,7 +76,7 @@ def scan_folder(
     found = list(_find(root, caption_extension, repeats, default_caption, layout, problems))
     samples = list(_read_all(found, root, caption_extension, table, problems, on_progress))
     if not samples:
-        raise DatasetError(_why_nothing(folder, problems))
+        raise DatasetError(_why_nothing(folder, root, problems))
     _note_duplicates(samples, root, problems)
     _note_unmasked(samples, root, problems)
     return Dataset(tuple(samples), tuple(problems), str(root))
@@ -108,12 +108,19 @@ def _table(root: Path, name: str) -> CaptionTable | None:
     return read_caption_table(path)
 
 
-def _why_nothing(folder: str | os.PathLike[str], problems: list[Problem]) -> str:
+def _why_nothing(folder: str | os.PathLike[str], root: Path, problems: list[Problem]) -> str:
     skipped = [problem for problem in problems if problem.kind in ("broken", "outside")]
     if skipped:
         first = skipped[0]
         return (
             f"None of the {len(skipped)} images in '{folder}' can be used; the first is '{first.path}': {first.detail}."
+        )
+    unread = [p for p in problems if p.kind == "folder_ignored" and _listing(root / p.path, root, "", [])[0]]
+    if unread:
+        more = f" and {len(unread) - 1} more are" if len(unread) > 1 else " is"
+        return (
+            f"The folder '{folder}' itself holds no images, and its sub-folder '{unread[0].path}'{more} not read: "
+            f"{unread[0].detail}, or choose that folder."
         )
     return f"The folder '{folder}' holds no images; put {', '.join(IMAGE_EXTENSIONS)} files into it."
 
@@ -131,7 +138,7 @@ def _find(
     inner, used = [], []
     for folder in folders:
         if folder.name != MASKS and (shown := _repeats_of(folder, root, layout, problems)):
-            found = _in_folder(folder, root, caption_extension, shown, problems)
+            found = _in_folder(folder, root, caption_extension, shown, default_caption, problems)
             inner += found
             used += [folder.name] if found else []
     if images and used:
@@ -151,7 +158,7 @@ def _repeats_of(folder: Path, root: Path, layout: Layout, problems: list[Problem
     if layout == "flat":
         detail = "an image_dir is read without its sub-folders; name it as one of its own"
     elif match is None or int(match[1]) < 1:
-        detail = "its name is not a number of repeats and a name, such as 10_moon"
+        detail = f"its name gives no repeats; rename it 10_{printable(folder.name.lstrip('0123456789_')) or 'moon'}"
     elif int(match[1]) > MOST_REPEATS:
         detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
     else:
@@ -160,13 +167,15 @@ def _repeats_of(folder: Path, root: Path, layout: Layout, problems: list[Problem
     return 0
 
 
-def _in_folder(folder: Path, root: Path, caption_extension: str, repeats: int, problems: list[Problem]) -> list[_Found]:
-    """The images of a sub-folder, with the second half of its name for a caption."""
+def _in_folder(
+    folder: Path, root: Path, caption_extension: str, repeats: int, default_caption: str, problems: list[Problem]
+) -> list[_Found]:
+    """The images of a sub-folder; its name's second half is their caption, and where there is none, the default."""
     images, folders = _listing(folder, root, caption_extension, problems)
-    detail = "only folders directly in the dataset's folder are read"
+    detail = "only folders directly in the dataset's folder are read; move it there"
     others = [inner for inner in folders if inner.name != MASKS]
     problems += [Problem(_name(inner, root), "folder_ignored", detail) for inner in others]
-    name = folder.name.partition("_")[2].strip()
+    name = folder.name.partition("_")[2].strip() or default_caption
     return _with_masks(images, folder, root, repeats, name, problems)
 
 
