@@ -9,10 +9,13 @@ from pathlib import Path
 import folder_paths
 
 from ..trainer.dataset.images import IMAGE_EXTENSIONS
+from ..trainer.dataset.mask_files import MASKS
 from ..trainer.errors import DatasetError, SettingsError
 
 _DEEPEST = 3
 _MOST_OFFERED = 1000
+# a registered place offers the folders within it
+_REGISTER = "name the folder that it lies in as datasets in ComfyUI's extra_model_paths.yaml"
 _NOTHING_YET = "(no folder of images yet)"
 CONFIG_EXTENSIONS = (".toml", ".json", ".txt", ".sh", ".bat", ".ps1")
 
@@ -32,7 +35,7 @@ def offered_folders() -> list[str]:
     for word, root in dataset_roots().items():
         for folder, inner, files in os.walk(root):
             depth = len(Path(folder).relative_to(root).parts)
-            inner[:] = sorted(name for name in inner if not name.startswith(".")) if depth < _DEEPEST else []
+            inner[:] = sorted(name for name in inner if _is_offered(name, files)) if depth < _DEEPEST else []
             if depth and _has_images(files):
                 found.append("/".join((word, *Path(folder).relative_to(root).parts)))
                 # sub-folders named as kohya does belong to the dataset above them
@@ -42,6 +45,11 @@ def offered_folders() -> list[str]:
             if len(found) > _MOST_OFFERED:
                 break
     return sorted(set(found)) or [_NOTHING_YET]
+
+
+def _is_offered(name: str, beside: list[str]) -> bool:
+    """Whether a folder beside these files may be a dataset: not where it is hidden, or holds the masks of images."""
+    return not name.startswith(".") and not (name == MASKS and _has_images(beside))
 
 
 def _has_images(files: list[str]) -> bool:
@@ -62,13 +70,21 @@ def resolve_dataset(name: str) -> Path:
     shown = ", ".join(f"{word}/…" for word in roots)
     word, _, rest = name.replace("\\", "/").partition("/")
     parts = [part for part in rest.split("/") if part]
-    if word not in roots or not parts or any(part in ("..", ".") for part in parts) or "\0" in name:
-        raise DatasetError(f"The folder '{name}' is outside the dataset folders; put it under one of {shown}.")
+    if word in roots and not parts:
+        raise DatasetError(
+            f"The folder '{word}' itself is no dataset; choose a folder in it, or make one for your images, such as "
+            f"{roots[word] / 'moon'}."
+        )
+    if word not in roots or any(part in ("..", ".") for part in parts) or "\0" in name:
+        raise DatasetError(
+            f"The folder '{name}' is outside the dataset folders; put it under one of {shown}, or {_REGISTER}."
+        )
     root = Path(os.path.realpath(roots[word]))
     folder = Path(os.path.realpath(root.joinpath(*parts)))
     if not folder.is_relative_to(root):
         raise DatasetError(
-            f"The folder '{name}' is a link that leads outside the dataset folders; copy it into {shown}."
+            f"The folder '{name}' is a link that leads outside the dataset folders; instead of the link, {_REGISTER}, "
+            f"or copy it into {shown}."
         )
     if not folder.is_dir():
         raise DatasetError(f"There is no folder '{name}'; put your images into {root.joinpath(*parts)}.")

@@ -105,7 +105,8 @@ class LoadImageDataset(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=offered_folders(),
-                    tooltip="A folder under ComfyUI's input folder (input/…) or models/datasets (datasets/…).",
+                    tooltip="A folder under ComfyUI's input folder (input/…) or models/datasets (datasets/…). Links "
+                    "to elsewhere are not offered: name that place as datasets in ComfyUI's extra_model_paths.yaml.",
                 ),
                 io.Int.Input(
                     "repeats",

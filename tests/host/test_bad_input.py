@@ -56,7 +56,13 @@ def setting(**values: object) -> Change:
         (folder_dataset("input/../output"), "outside the dataset folders"),
         (folder_dataset("/etc"), "outside the dataset folders"),
         (folder_dataset("elsewhere/moon"), "outside the dataset folders"),
-        (folder_dataset("input/way-out"), "leads outside the dataset folders"),
+        (
+            folder_dataset("input/way-out"),
+            "leads outside the dataset folders; instead of the link, name the folder that it "
+            "lies in as datasets in ComfyUI's extra_model_paths.yaml",
+        ),
+        (folder_dataset("input"), "The folder 'input' itself is no dataset; choose a folder in it, or make one"),
+        (folder_dataset("datasets/"), "The folder 'datasets' itself is no dataset"),
         (folder_dataset("input/all-broken"), "None of the 3 images"),
         (setting(steps=0), "steps"),
         (setting(rank=0), "rank"),

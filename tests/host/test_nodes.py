@@ -80,6 +80,19 @@ def test_images_on_wires_become_a_dataset(host: Host) -> None:
     assert (host.output / "loras" / "from_wires.safetensors").exists()
 
 
+def test_folders_of_images_are_offered_and_those_of_masks_are_not(host: Host) -> None:
+    for name in ("offered/a.png", "offered/masks/a.png", "offered/masks/deep/a.png", "offered/2_moon/masks/a.png",
+                 "offered/2_moon/a.png", "party/masks/a.png", "party/.hidden/a.png"):  # fmt: skip
+        path = host.input / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    info = host.get("/object_info/MjesecLoadImageDataset")["MjesecLoadImageDataset"]
+    offered = info["input"]["required"]["folder"][1]["options"]
+    made = {name for name in offered if name.startswith(("input/offered", "input/party"))}
+    # masks of nothing may be pictures of masks
+    assert made == {"input/offered", "input/offered/2_moon", "input/party/masks"}
+
+
 def test_the_contact_sheet_of_a_dataset_is_told_of_image_by_image(host: Host) -> None:
     folder = host.input / "sheets"
     folder.mkdir()
