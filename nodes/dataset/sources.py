@@ -17,6 +17,7 @@ from ...trainer.dataset.open_datasets import OpenDataset
 from ...trainer.dataset.report import dataset_report
 from ...trainer.dataset.scan import MOST_REPEATS, Dataset, scan_folder
 from ...trainer.dataset.thumbnails import small_pictures, spread
+from ...trainer.dataset.view import plain_text
 from ...trainer.errors import DatasetError
 from ...trainer.moons.folder import render_moons
 from ...trainer.settings.training import TrainSettings
@@ -229,7 +230,7 @@ class DatasetFromImages(io.ComfyNode):
         cls, images: Sequence[torch.Tensor], repeats: Sequence[int], captions: Sequence[str] | None = None
     ) -> io.NodeOutput:
         pictures = [to_pillow(image) for batch in images for image in batch]
-        words = _spread(list(captions or [""]), len(pictures))
+        words = _spread(_checked(captions or [""]), len(pictures))
         digest = hashlib.sha256()
         for picture, caption in zip(pictures, words, strict=True):
             digest.update(f"{picture.size} {picture.mode} {len(caption)} {caption}".encode() + picture.tobytes())
@@ -238,6 +239,13 @@ class DatasetFromImages(io.ComfyNode):
         if not _is_whole(folder, len(pictures)):
             _write_samples(folder, pictures, words, watcher)
         return _result(_given(_scanned(folder / "samples", watcher, repeats=repeats[0]), _written), cls, watcher)
+
+
+def _checked(captions: Sequence[str]) -> list[str]:
+    for number, caption in enumerate(captions, start=1):
+        if plain_text(caption) != caption:
+            raise DatasetError(f"Caption {number} holds half of a character, which no file can hold; write it anew.")
+    return list(captions)
 
 
 def _spread(captions: list[str], count: int) -> list[str]:

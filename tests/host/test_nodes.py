@@ -134,6 +134,15 @@ def test_too_few_captions_are_refused(host: Host) -> None:
         host.run(graph)
 
 
+def test_a_caption_with_half_a_character_is_refused_by_its_number(host: Host) -> None:
+    graph = training()
+    graph["red"] = node("EmptyImage", width=64, height=64, batch_size=2, color=0xFF0000)
+    graph["words"] = node("CreateList", **{"inputs.input0": "a moon", "inputs.input1": "half \ud83c of a moon"})
+    graph["data"] = node("MjesecDatasetFromImages", images=["red", 0], captions=["words", 0], repeats=1)
+    with pytest.raises(dev.PromptFailure, match="Caption 2 holds half of a character, which no file can hold; write"):
+        host.run(graph)
+
+
 def test_load_lora_says_what_matched_and_equals_the_hosts_loader(host: Host) -> None:
     host.run(training(output_name="for_loading", steps=3))
     own = picture()
