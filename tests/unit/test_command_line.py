@@ -135,7 +135,7 @@ def test_a_check_names_what_is_wrong_with_the_images(
     assert main(arguments(workplace, tmp_path, "--images", str(tmp_path), "--check")) == 0
     told = capsys.readouterr().out
     assert "1_disc/broken.png" in told
-    assert "misc: its name gives no repeats; rename it 10_misc" in told
+    assert "misc: its name gives no repeats; name it 10_misc to have it read" in told
 
 
 def test_a_check_reads_everything_and_trains_nothing(

@@ -259,8 +259,14 @@ REFUSED: list[tuple[Callable[[Path], Path], str]] = [
     (make_file, "is a file"),
     (make_empty, "holds no images"),
     (make_broken, "None of the 3 images .* the first is 'cut.jpg': it is truncated"),
-    (make_nested("train"), "its sub-folder 'train' is not read: .* rename it 10_train, or choose that folder"),
-    (make_nested("0_moon"), "its sub-folder '0_moon' is not read: .* rename it 10_moon, or choose that folder"),
+    (
+        make_nested("train"),
+        "its sub-folder 'train' is not read: .* name it 10_train to have it read, or choose that folder",
+    ),
+    (
+        make_nested("0_moon"),
+        "its sub-folder '0_moon' is not read: .* name it 10_moon to have it read, or choose that folder",
+    ),
     (make_nested("a", "b", "c"), "its sub-folder 'a' and 2 more are not read"),
     (make_nested("20240501_moon"), "asks for 20240501 repeats, and at most 10000 are taken; rename it, or choose"),
     (make_nested("10_moon/inner"), "its sub-folder '10_moon/inner' is not read: .* move it there, or choose"),

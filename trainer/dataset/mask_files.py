@@ -18,8 +18,11 @@ MASKS = "masks"
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask that can be decoded. content_hash: SHA-256 of its file. size: (width, height) in pixels, after EXIF
-    rotation. black: it is black everywhere."""
+    """A mask that can be decoded.
+
+    content_hash: SHA-256 (hexadecimal) of its file. size: (width, height) in pixels, after EXIF rotation. black: it is
+    black everywhere.
+    """
 
     content_hash: str
     size: Size

@@ -158,7 +158,8 @@ def _repeats_of(folder: Path, root: Path, layout: Layout, problems: list[Problem
     if layout == "flat":
         detail = "an image_dir is read without its sub-folders; name it as one of its own"
     elif match is None or int(match[1]) < 1:
-        detail = f"its name gives no repeats; rename it 10_{printable(folder.name.lstrip('0123456789_')) or 'moon'}"
+        name = printable(folder.name.lstrip("0123456789_")) or "moon"
+        detail = f"its name gives no repeats; name it 10_{name} to have it read"
     elif int(match[1]) > MOST_REPEATS:
         detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
     else:
