@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...trainer.dataset.buckets import BucketSettings
+from ...trainer.errors import SettingsError
 from ...trainer.settings.optimizer_names import CLASSES
 from ...trainer.settings.training import (
     PARTS,
@@ -87,6 +88,16 @@ def _validation(default: int) -> io.Input:
         tooltip="Images held out of training. Their loss, at fixed noise and timesteps, is reported for the base and "
         "for the LoRA: honest evidence of what was learnt.",
     )
+
+
+def _judged(**values: object) -> bool | str:
+    """What the rules say before anything is loaded; of values on wires, None, nothing is known yet."""
+    name = {"output_name": values["output_name"]} if values["output_name"] is not None else {}
+    try:
+        TrainSettings(**(name if None in values.values() else values))  # type: ignore[arg-type]
+    except SettingsError as error:
+        return str(error)
+    return True
 
 
 class TrainingSettings(io.ComfyNode):
@@ -224,6 +235,29 @@ class TrainingSettings(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        output_name: str | None = None,
+        steps: int | None = None,
+        train: str | None = None,
+        optimizer: str | None = None,
+        unet_lr: float | None = None,
+        text_lr: float | None = None,
+        schedule: str | None = None,
+        warmup_steps: int | None = None,
+    ) -> bool | str:
+        return _judged(
+            output_name=output_name,
+            steps=steps,
+            train=train,
+            optimizer=optimizer,
+            unet_lr=unet_lr,
+            text_lr=text_lr,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
+        )
+
+    @classmethod
     def execute(cls, resolution: int, **values: object) -> io.NodeOutput:
         buckets = BucketSettings(resolution=(resolution, resolution))
         return io.NodeOutput(TrainSettings(buckets=buckets, **values))  # type: ignore[arg-type]
@@ -256,6 +290,10 @@ class ThesisSettings(io.ComfyNode):
             ],
             outputs=[TrainSettingsSocket.Output("settings", tooltip="For Train SDXL LoRA.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, output_name: str | None = None) -> bool | str:
+        return _judged(output_name=output_name)
 
     @classmethod
     def execute(cls, resolution: int, precision: str, **values: object) -> io.NodeOutput:

@@ -93,6 +93,33 @@ def test_a_training_that_cannot_work_is_refused_in_a_sentence(
     refuse(host, graph, sentence)
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"output_name": "sub/moon"}, "The output name 'sub/moon' must be a short, plain file name"),
+        ({"unet_lr": 0.0, "text_lr": 0.0}, "Every learning rate is 0"),
+        ({"steps": 4, "warmup_steps": 5}, "warmup_steps is 5, more than the 4 steps"),
+        ({"schedule": "sometimes"}, "schedule"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_runs(
+    host: Host, given: dict[str, object], sentence: str
+) -> None:
+    graph = training()
+    setting(**given)(graph)
+    with pytest.raises(dev.PromptFailure) as failure:
+        host.queue(graph)
+    assert sentence in said(failure.value)
+
+
+def test_a_setting_on_a_wire_is_judged_once_it_is_known(host: Host) -> None:
+    graph = training()
+    graph["name"] = node("PrimitiveString", value="sub/moon")
+    setting(output_name=["name", 0])(graph)
+    prompt = host.queue(graph)
+    assert "The output name 'sub/moon' must be" in (dev.failure_of(host.wait(prompt, 60)) or "")
+
+
 def png(side: int, mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.radial_gradient("L").resize((side, side)).convert(mode).save(buffer, "PNG")
