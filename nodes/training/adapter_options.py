@@ -7,8 +7,9 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ...trainer.settings.arguments import parse_words
-from ...trainer.settings.options import EMA_FILES, INITIALS, KINDS, AdapterSettings, EmaSettings
+from ...trainer.settings.options import EMA_FILES, INITIALS, KINDS, EmaSettings
 from ...trainer.settings.training import STORAGES, TrainSettings
+from .changes import changed
 from .options import changed_settings, settings_input, share_input
 from .settings import CATEGORY
 
@@ -37,9 +38,9 @@ class AdapterOptions(io.ComfyNode):
         base_storage: str,
         **values: object,
     ) -> io.NodeOutput:
-        adapter = AdapterSettings(skip_blocks=parse_words(skip_blocks.upper()), **values)  # type: ignore[arg-type]
+        adapter = replace(settings.adapter, skip_blocks=parse_words(skip_blocks.upper()), **values)  # type: ignore[arg-type]
         ema = EmaSettings(ema_decay, ema_file)
-        return io.NodeOutput(replace(settings, adapter=adapter, ema=ema, base_storage=base_storage))
+        return changed(settings, adapter=adapter, ema=ema, base_storage=base_storage)
 
 
 def _kind_inputs() -> list[io.Input]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ...trainer.settings.run_options import SavingSettings, ValidationSettings
 from ...trainer.settings.training import TrainSettings
 from ..sockets import TrainSettingsSocket
+from .changes import changed
 from .settings import CATEGORY
 
 
@@ -86,15 +86,16 @@ class CheckpointOptions(io.ComfyNode):
         tensorboard: bool,
         embed_workflow: bool = True,
     ) -> io.NodeOutput:
-        validation = ValidationSettings(every=validate_every, keep_best=keep_best, patience=patience)
-        saving = SavingSettings(
+        validation = replace(settings.validation, every=validate_every, keep_best=keep_best, patience=patience)
+        saving = replace(
+            settings.saving,
             state_seconds=state_seconds,
             state_steps=state_every,
             lora_steps=save_every,
             tensorboard=tensorboard,
             embed=embed_workflow,
         )
-        return io.NodeOutput(replace(settings, validation=validation, saving=saving))
+        return changed(settings, validation=validation, saving=saving)
 
 
 NODES = [CheckpointOptions]

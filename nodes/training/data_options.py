@@ -7,8 +7,9 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ...trainer.settings.arguments import parse_color, parse_whole_numbers
-from ...trainer.settings.options import LONG_CAPTIONS, TOKEN_LIMITS, CaptionSettings, ImageSettings
+from ...trainer.settings.options import LONG_CAPTIONS, TOKEN_LIMITS
 from ...trainer.settings.training import CROPS, LATENTS, TrainSettings
+from .changes import changed
 from .options import AS_GIVEN, SWITCH, as_given_input, changed_settings, settings_input, share_input
 from .settings import CATEGORY
 
@@ -79,8 +80,8 @@ class CaptionOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainSettings, tokens: str, **values: object) -> io.NodeOutput:
-        options = CaptionSettings(tokens=int(tokens), **values)  # type: ignore[arg-type]
-        return io.NodeOutput(replace(settings, captions=options))
+        options = replace(settings.captions, tokens=int(tokens), **values)  # type: ignore[arg-type]
+        return changed(settings, captions=options)
 
 
 class ImageOptions(io.ComfyNode):
@@ -145,7 +146,8 @@ class ImageOptions(io.ComfyNode):
         told_crop: str = AS_GIVEN,
         **values: object,
     ) -> io.NodeOutput:
-        options = ImageSettings(
+        options = replace(
+            settings.images,
             alpha_background=None if drop_alpha else parse_color(background),
             more_resolutions=parse_whole_numbers(more_resolutions),
             **values,  # type: ignore[arg-type]
@@ -159,14 +161,12 @@ class ImageOptions(io.ComfyNode):
             min_size=bucket_min or held.min_size,
             max_size=bucket_max or held.max_size,
         )
-        return io.NodeOutput(
-            replace(
-                settings,
-                images=options,
-                buckets=shaped,
-                latents=settings.latents if latents == AS_GIVEN else latents,
-                told_crop=settings.told_crop if told_crop == AS_GIVEN else told_crop,
-            )
+        return changed(
+            settings,
+            images=options,
+            buckets=shaped,
+            latents=settings.latents if latents == AS_GIVEN else latents,
+            told_crop=settings.told_crop if told_crop == AS_GIVEN else told_crop,
         )
 
 

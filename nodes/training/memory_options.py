@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
 from ...trainer.settings.training import PROFILES, TrainSettings
 from ..sockets import TrainSettingsSocket
+from .changes import changed
 from .settings import CATEGORY
 
 
@@ -54,9 +53,7 @@ class MemoryOptions(io.ComfyNode):
     def execute(
         cls, settings: TrainSettings, profile: str, compile_blocks: bool = False, cuda_graphs: bool = True
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            replace(settings, memory_profile=profile, compile_blocks=compile_blocks, cuda_graphs=cuda_graphs)
-        )
+        return changed(settings, memory_profile=profile, compile_blocks=compile_blocks, cuda_graphs=cuda_graphs)
 
 
 NODES = [MemoryOptions]

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ...trainer.settings.options import HUBER_SCHEDULES, LOSSES, MASKS, LossSettings, OptimizerSettings
+from ...trainer.settings.options import HUBER_SCHEDULES, LOSSES, MASKS
 from ...trainer.settings.training import TrainSettings
 from ..sockets import TrainSettingsSocket
+from .changes import changed
 from .settings import CATEGORY
 
 # what the settings on the wire say: an options node that is put behind a preset must not undo it
@@ -22,7 +23,12 @@ def settings_input() -> io.Input:
 
 
 def changed_settings() -> list[io.Output]:
-    return [TrainSettingsSocket.Output("settings", tooltip="The settings with these options in place of the former.")]
+    return [
+        TrainSettingsSocket.Output(
+            "settings",
+            tooltip="The settings with these options in place of the former; the node tells what that changes.",
+        )
+    ]
 
 
 def share_input(name: str, tooltip: str) -> io.Input:
@@ -103,16 +109,15 @@ class OptimizerOptions(io.ComfyNode):
         relative_step: str = AS_GIVEN,
         **values: object,
     ) -> io.NodeOutput:
-        options = OptimizerSettings(
+        options = replace(
+            settings.optimizer_options,
             te1_lr=None if te1_lr < 0 else te1_lr,
             te2_lr=None if te2_lr < 0 else te2_lr,
             **values,  # type: ignore[arg-type]
         )
         name = optimizer_class.strip() or settings.optimizer
         relative = settings.adafactor_relative_step if relative_step == AS_GIVEN else relative_step == "on"
-        return io.NodeOutput(
-            replace(settings, optimizer=name, optimizer_options=options, adafactor_relative_step=relative)
-        )
+        return changed(settings, optimizer=name, optimizer_options=options, adafactor_relative_step=relative)
 
 
 def _own_rate(name: str, encoder: str) -> io.Input:
@@ -143,7 +148,7 @@ class LossOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainSettings, **values: object) -> io.NodeOutput:
-        return io.NodeOutput(replace(settings, loss=LossSettings(**values)))  # type: ignore[arg-type]
+        return changed(settings, loss=replace(settings.loss, **values))  # type: ignore[arg-type]
 
 
 def _loss_inputs() -> list[io.Input]:

@@ -50,6 +50,19 @@ def test_a_file_elsewhere_is_refused(name: str, host: Host) -> None:
         host.run(kohya(file=name))
 
 
+def test_an_options_node_behind_it_tells_what_it_replaces(host: Host) -> None:
+    config = "resolution = 128\nnetwork_dim = 4\nshuffle_caption = true\nkeep_tokens = 2\ncaption_dropout_rate = 0.1\n"
+    graph = kohya(config, output_name="replaced")
+    widgets = {
+        "shuffle": False, "keep_tokens": 2, "keep_separator": "", "separator": ",", "dropout": 0.0,
+        "tag_dropout": 0.0, "dropout_every_epochs": 0, "wildcards": False, "tokens": "75", "long_captions": "comfyui",
+    }  # fmt: skip
+    graph["words"] = node("MjesecCaptionOptions", settings=["set", 0], trigger="mjesec", **widgets)
+    graph["train"]["inputs"]["settings"] = ["words", 0]
+    told = host.run(graph)["outputs"]["words"]["text"][0].splitlines()
+    assert told == ["Replaced: shuffle on → off, dropout 0.1 → 0.", "Set: trigger nothing → mjesec."]
+
+
 def test_a_key_that_cannot_be_honoured_stops_the_graph_with_its_cure(host: Host) -> None:
     with pytest.raises(dev.PromptFailure, match="color_aug = True cannot be honoured: colours are not varied"):
         host.run(kohya(THESIS + "color_aug = true\n"))
