@@ -5,7 +5,8 @@ Importing this loads Pillow alone; numpy and matplotlib come with the first char
 
 from .axes import UNLABELLED, Axis, format_value
 from .cells import Cell, cells, check_distinct, count, execution_order
-from .chart import loss_chart
+from .chart import Chart, loss_chart
+from .chart_style import ChartStyle
 from .contact_sheet import contact_sheet
 from .draw import by_index, render
 from .export import (
@@ -31,6 +32,8 @@ __all__ = [
     "UNLABELLED",
     "Axis",
     "Cell",
+    "Chart",
+    "ChartStyle",
     "FigureStyle",
     "Layout",
     "Parameter",

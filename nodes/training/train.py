@@ -112,12 +112,12 @@ class TrainLora(io.ComfyNode):
             shown["images"] = job.sampler.latest
         if (run := run_of(result.path)) is not None:
             shown["mjesec_run"] = [folder_name(run)]
-        return io.NodeOutput(lora, name, _loss_map(result), result.report, ui=shown)
+        return io.NodeOutput(lora, name, _loss_map(result, settings.loss.measure), result.report, ui=shown)
 
 
-def _loss_map(result: Result) -> dict[str, list[Any]]:
-    """ComfyUI's LOSS_MAP, and beside it pairs (step, held-out loss), which its own nodes ignore."""
-    return {"loss": list(result.losses), "validation": [list(pair) for pair in result.validation]}
+def _loss_map(result: Result, measure: str) -> dict[str, Any]:
+    """ComfyUI's LOSS_MAP; its own nodes ignore the pairs (step, held-out loss) and what the loss is."""
+    return {"loss": list(result.losses), "validation": [list(pair) for pair in result.validation], "kind": measure}
 
 
 NODES = [TrainLora]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from host_graphs import node, picture, training
@@ -172,6 +173,32 @@ def test_a_loss_chart_is_drawn_from_our_losses(host: Host) -> None:
     graph["save"] = node("SaveImage", images=["chart", 0], filename_prefix="chart")
     (path,) = (p for p in host.outputs(host.run(graph)) if p.name.startswith("chart"))
     assert Image.open(path).size == (640, 360)
+
+
+def test_a_loss_chart_is_written_for_print_and_says_what_the_loss_is(host: Host) -> None:
+    graph = training(output_name="charted_huber", steps=5)
+    loss = {name: widget[1]["default"] for name, widget in widgets_of(host, "MjesecLossOptions").items()}
+    graph["loss"] = node("MjesecLossOptions", settings=["set", 0])
+    graph["loss"]["inputs"].update({**loss, "kind": "huber", "min_snr_gamma": 5.0})
+    graph["train"]["inputs"]["settings"] = ["loss", 0]
+    graph["chart"] = node(
+        "MjesecLossChart", loss_map=["train", 2], title="Gubitak", width=1890, height=1000, smoothing=0,
+        theme="light", files="PDF, SVG", filename_prefix="print/v1.2 loss", width_mm=160.0, font="serif",
+        language="Hrvatski",
+    )  # fmt: skip
+    for number in (1, 2):
+        graph["chart"]["inputs"]["smoothing"] = number
+        told = host.run(graph)["outputs"]["chart"]["text"]
+        assert told == [f"Written: print/v1.2 loss_0000{number}.pdf, print/v1.2 loss_0000{number}.svg."]
+    svg = (host.output / "print" / "v1.2 loss_00002.svg").read_text("utf-8")
+    assert "gubitak (huber, min-SNR 5)" in svg and "korak" in svg
+    assert (host.output / "print" / "v1.2 loss_00002.pdf").read_bytes().startswith(b"%PDF")
+
+
+def widgets_of(host: Host, kind: str) -> dict[str, Any]:
+    inputs = host.get(f"/object_info/{kind}")[kind]["input"]
+    each = {**inputs["required"], **inputs.get("optional", {})}
+    return {name: widget for name, widget in each.items() if len(widget) > 1 and "default" in widget[1]}
 
 
 def test_a_run_that_the_cache_answers_tells_the_page_again_what_its_nodes_show(host: Host) -> None:

@@ -246,3 +246,17 @@ def test_regularisation_reaches_the_loss_of_a_run() -> None:
     plain, none = (make_trainer(make_settings(loss=LossSettings(prior_weight=w)), examples) for w in (1.0, 0.0))
     assert plain.step()[0] > 0
     assert none.step()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "MSE"),
+        ({"noise_offset": 0.1}, "MSE"),
+        ({"kind": "huber", "min_snr_gamma": 5.0}, "huber, min-SNR 5"),
+        ({"kind": "smooth_l1", "debiased": True, "mask": "alpha"}, "smooth l1, debiased, masked"),
+        ({"v_prediction_like_noise": True}, "MSE, v-prediction like noise"),
+    ],
+)
+def test_a_loss_has_a_name_that_tells_it_from_a_plain_one(given: dict[str, object], told: str) -> None:
+    assert LossSettings(**given).measure == told

@@ -186,6 +186,18 @@ class LossSettings:
                 f"min_timestep is {self.min_timestep}, not below max_timestep {self.max_timestep}; no level is left."
             )
 
+    @property
+    def measure(self) -> str:
+        """What a step's loss is: ``MSE``, or such as ``huber, min-SNR 5``, which no MSE can be compared to."""
+        weights = {
+            f"min-SNR {self.min_snr_gamma:g}": self.min_snr_gamma,
+            "debiased": self.debiased,
+            "v-prediction like noise": self.v_prediction_like_noise,
+            "masked": self.mask != "none",
+        }
+        name = "MSE" if self.kind == "l2" else self.kind.replace("_", " ")
+        return ", ".join([name, *(weight for weight, used in weights.items() if used)])
+
 
 @dataclass(frozen=True)
 class CaptionSettings:
