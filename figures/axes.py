@@ -12,7 +12,8 @@ from .parameters import PARAMETERS, Parameter, Value
 from .values import parse_values
 
 UNLABELLED = " "
-_DIGITS, _ALL_DIGITS = 6, 17
+# significant ones: that are printed at first, that a float holds, and that arithmetic leaves free of noise
+_DIGITS, _ALL_DIGITS, _NOISE_FREE = 6, 17, 12
 
 
 def format_value(value: Value, digits: int = _DIGITS) -> str:
@@ -67,13 +68,13 @@ class Axis:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is printed for each value: decimals as many as the finest needs, files without suffix."""
+        """What is printed for each value: decimals as many as the finest exact one needs, files without suffix."""
         if self.names:
             return self.names
         known = PARAMETERS.get(self.parameter)
         if known is not None and known.is_file:
             return _file_texts(self.values)
-        return _aligned(_told_apart(self.values))
+        return tuple(text if text.strip() else "(empty)" for text in _value_texts(self.values))
 
 
 def _check(name: str, known: Parameter | None, value: Value) -> None:
@@ -85,27 +86,29 @@ def _check(name: str, known: Parameter | None, value: Value) -> None:
         raise ValueError(f"{name} cannot be {value}; an axis takes finite numbers.")
 
 
-def _told_apart(values: Sequence[Value]) -> list[str]:
-    """As few digits as leave no two different values alike, six of them at least."""
-    for digits in range(_DIGITS, _ALL_DIGITS + 1):
-        texts = [format_value(value, digits) for value in values]
-        if len(set(texts)) == len(set(values)):
-            break
-    return texts
+def _value_texts(values: Sequence[Value]) -> tuple[str, ...]:
+    """Numbers with equally many decimals, whatever else in its own way; more digits where two would be alike."""
+    if all(_is_plain(value) for value in values):
+        numbers, least = [Decimal(value) for value in values], max(_decimals(value) for value in values)
+        written = [tuple(f"{number:.{most}f}" for number in numbers) for most in range(least, _ALL_DIGITS + 1)]
+    else:
+        written = [tuple(format_value(value, most) for value in values) for most in range(_DIGITS, _ALL_DIGITS + 1)]
+    return next((texts for texts in written if len(set(texts)) == len(set(values))), written[-1])
 
 
-def _aligned(texts: list[str]) -> tuple[str, ...]:
-    """0.8 beside 1 reads as 0.8 and 1.0; texts that are no plain decimals stay as they are."""
-    fractions = [_fraction(text) for text in texts]
-    most = max((len(fraction) for fraction in fractions if fraction is not None), default=0)
-    if most == 0 or None in fractions:
-        return tuple(text if text.strip() else "(empty)" for text in texts)
-    return tuple(f"{Decimal(text):.{most}f}" for text in texts)
+def _is_plain(value: Value) -> bool:
+    """Whether it is a number that a reader writes without an exponent."""
+    return not isinstance(value, str) and format_value(value).removeprefix("-").replace(".", "", 1).isdecimal()
 
 
-def _fraction(text: str) -> str | None:
-    whole, _, fraction = text.removeprefix("-").partition(".")
-    return fraction if whole.isdecimal() and (fraction.isdecimal() or not fraction) else None
+def _decimals(value: int | float) -> int:
+    """As many as the number has, if it has no more than six digits; else two, or what three digits take: 0.667."""
+    exact = Decimal(value) if isinstance(value, int) else Decimal(f"{value:.{_NOISE_FREE}g}").normalize()
+    if exact == exact.to_integral_value():
+        return 0
+    if len(exact.as_tuple().digits) <= _DIGITS:
+        return -int(exact.as_tuple().exponent)
+    return max(2, 2 - exact.adjusted())
 
 
 def _file_texts(values: Sequence[Value]) -> tuple[str, ...]:

@@ -227,4 +227,26 @@ def test_an_axis_refuses_what_it_cannot_hold(arguments: tuple[object, ...], says
 def test_values_that_differ_are_printed_differently() -> None:
     assert Axis("cfg", (7.1234567, 7.1234568, 7.0)).texts == ("7.1234567", "7.1234568", "7.0000000")
     assert Axis("cfg", (0.1 + 0.2, 1.0)).texts == ("0.3", "1.0")
-    assert Axis("cfg", (7.1234567, 7.1234567)).texts == ("7.12346", "7.12346")
+    assert Axis("cfg", (7.1234567, 7.1234567)).texts == ("7.12", "7.12")
+    assert Axis("seed", (2**64 - 1, 2**64 - 2, 7)).texts == (str(2**64 - 1), str(2**64 - 2), "7")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text", "texts"),
+    [
+        ("cfg", "1-30[7]", ("1.00", "5.83", "10.67", "15.50", "20.33", "25.17", "30.00")),
+        ("denoise", "0.5-1[4]", ("0.500", "0.667", "0.833", "1.000")),
+        ("cfg", "10-20[4], 10.0005", ("10.0000", "13.3333", "16.6667", "20.0000", "10.0005")),
+        ("cfg", "1-2[128]", ("1.000", "1.008", "1.016")),
+        ("lora_weight", "-1-1[4]", ("-1.000", "-0.333", "0.333", "1.000")),
+        ("lora_weight", "0.6, 0.85, 1", ("0.60", "0.85", "1.00")),
+        ("lora_weight", "0-1(+0.1)", ("0.0", "0.1", "0.2", "0.3")),
+        ("lora_weight", "0.03125, 1", ("0.03125", "1.00000")),
+        ("lora_weight", "0.0001-0.0002[4]", ("0.000100", "0.000133", "0.000167", "0.000200")),
+        ("cfg", "1e-7, 1", ("1e-07", "1")),
+    ],
+)
+def test_numbers_are_rounded_from_themselves_to_as_many_decimals_as_tell_them_apart(
+    parameter: str, text: str, texts: tuple[str, ...]
+) -> None:
+    assert Axis.parse(parameter, text).texts[: len(texts)] == texts
