@@ -82,6 +82,8 @@ class Parameter:
             raise ValueError(f"{self.label} cannot be {value!r}; allowed is {self.allowed}.")
         if choices is None or value in choices:
             return
+        if not choices:
+            raise ValueError(f'{self.label} "{value}" is not known here; there is none at all yet, so add one first.')
         near = difflib.get_close_matches(value, choices, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else f"choose from {', '.join(choices[:8])}"
         more = "" if near or len(choices) <= 8 else f" and {len(choices) - 8} more"

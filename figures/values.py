@@ -19,10 +19,12 @@ _LARGEST = Decimal("1e24")
 _NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 _SINGLE = re.compile(_NUMBER)
 _RANGE = re.compile(
-    rf"(?P<start>{_NUMBER})\s*(?:-|–|−|\.\.|…)\s*(?P<end>{_NUMBER})\s*"
+    rf"(?P<start>{_NUMBER})\s*(?:-|\.\.|…)\s*(?P<end>{_NUMBER})\s*"
     rf"(?:\(\s*(?P<step>{_NUMBER})\s*\)|\[\s*(?P<count>\d{{1,9}})\s*\])?"
 )
 _ELLIPSES = ("..", "...", "…")
+_DASHES = str.maketrans("–−", "--")
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _NUMBER_FORMS = "write values as 1, 2, 3, a range as 1-10, 1-10(+2) or 20-5(-5), or a count of values as 1-10[5]"
 _TEXT_FORMS = 'write one value a line or separate values by commas, and put a value with commas in "quotes"'
 
@@ -33,15 +35,16 @@ def parse_values(parameter: str | Parameter, text: str, *, choices: Sequence[str
     Numbers: `1, 2, 3`, `1-10`, `1..10`, `1, 3, .., 9`, `1-10(+2)`, `20-5(-5)`, `1-10[5]` (five values, both
     ends among them, whole numbers rounded towards zero as in A1111), `-1 - 1 (+0.5)`; commas or newlines part
     the items. Text: one value a line, or commas on a single line; `"a, b"` keeps its comma, `""` is a quote
-    inside quotes. Raises ValueError, quoting the text, for whatever is empty, unreadable, not allowed for the
-    parameter, not among `choices`, never-ending, or more than 10,000 values.
+    inside quotes; a line that is one of the `choices` is that name. Raises ValueError, quoting the text, for
+    whatever is empty, unreadable, ambiguous (`0,6, 0,8`), not allowed for the parameter, not among `choices`,
+    never-ending, or more than 10,000 values.
     """
     known = parameter if isinstance(parameter, Parameter) else parameter_named(parameter)
     forms = _NUMBER_FORMS if known.is_number else _TEXT_FORMS
     if not text.strip().strip(","):
         raise ValueError(f"The axis of {known.label} is empty ({quoted(text)}): {forms}.")
     try:
-        values = _numbers(known, text) if known.is_number else _texts(known, text)
+        values = _numbers(known, text) if known.is_number else _texts(known, text, choices or ())
     except ValueError as error:
         raise ValueError(f"{known.label} {quoted(text)}: {error}.") from None
     for value in values:
@@ -60,6 +63,9 @@ def quoted(text: str, limit: int = 80) -> str:
 
 
 def _numbers(known: Parameter, text: str) -> tuple[Value, ...]:
+    text = text.translate(_DASHES)
+    if known.kind == "float":
+        _refuse_decimal_commas(text)
     items = [item.strip() for line in text.splitlines() if line.strip() for item in _comma_items(line)]
     found: list[Decimal] = []
     with localcontext() as context:
@@ -75,6 +81,26 @@ def _numbers(known: Parameter, text: str) -> tuple[Value, ...]:
             if len(found) > MAX_VALUES:
                 raise ValueError(f"these are more than {MAX_VALUES} values, the most that an axis takes")
         return tuple(_plain(known, number) for number in found)
+
+
+def _refuse_decimal_commas(text: str) -> None:
+    """ValueError for a list that reads as well, or only, if commas between digits are decimal points."""
+    items = [item.strip() for item in re.split(r",\s+|[;\n]", text.strip().removesuffix(",")) if item.strip()]
+    pointed = [_DECIMAL_COMMA.sub(".", item) for item in items]
+    if pointed == items:
+        return
+    as_well = len(items) > 1 and all(_SINGLE.fullmatch(item) or item in _ELLIPSES for item in pointed)
+    only = all(_is_item(item) for item in pointed) and not all(_is_item(item) for item in re.split(r"[,\n]", text))
+    if as_well or only:
+        raise ValueError(
+            "a comma between digits may be a decimal one; write decimals with a point, as in "
+            f"{', '.join(pointed[:2])}, and put a blank after every comma that parts values"
+        )
+
+
+def _is_item(text: str) -> bool:
+    text = text.strip()
+    return bool(_SINGLE.fullmatch(text) or _RANGE.fullmatch(text)) or text in ("", *_ELLIPSES)
 
 
 def _comma_items(line: str) -> list[str]:
@@ -163,13 +189,13 @@ def split_items(text: str) -> tuple[str, ...]:
     return tuple(_quoted_items(text))
 
 
-def _texts(known: Parameter, text: str) -> tuple[Value, ...]:
+def _texts(known: Parameter, text: str, choices: Sequence[str]) -> tuple[Value, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     values: list[str] = []
     for line in lines:
         # a prompt is full of commas: where values stand one a line, a bare line is one value
         whole = known.kind == "text" and len(lines) > 1 and not line.startswith('"')
-        values += [line] if whole else _quoted_items(line)
+        values += [line] if whole or line in choices else _quoted_items(line)
     if known.kind == "choice" and "" in values:
         raise ValueError("a name is empty")
     if len(values) > MAX_VALUES:
@@ -177,7 +203,8 @@ def _texts(known: Parameter, text: str) -> tuple[Value, ...]:
     return tuple(values)
 
 
-_TEXT_ITEM = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<bare>[^",][^,]*))\s*(?P<more>,|$)')
+_QUOTED = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"')
+_TEXT_ITEM = re.compile(rf'\s*(?:{_QUOTED.pattern}|(?P<bare>[^",\s][^,]*))\s*(?P<more>,|$)')
 
 
 def _quoted_items(line: str) -> list[str]:
@@ -186,9 +213,16 @@ def _quoted_items(line: str) -> list[str]:
     while position < len(line):
         match = _TEXT_ITEM.match(line, position)
         if match is None:
-            rest = quoted(line[position:].strip())
-            raise ValueError(f"cannot read {rest}: a quote is not closed or a value is missing; {_TEXT_FORMS}")
+            raise ValueError(_unreadable(line[position:].strip()))
         bare = match["bare"]
         values.append(match["quoted"].replace('""', '"') if bare is None else bare.strip())
         position = match.end()
     return values
+
+
+def _unreadable(rest: str) -> str:
+    """What is wrong with the text of which no item could be read."""
+    if _QUOTED.match(rest):
+        return f"{quoted(rest)} goes on after a quote is closed; put all of it in quotes and double those inside it"
+    wrong = "a quote is not closed" if rest.startswith('"') else "a value is missing"
+    return f"cannot read {quoted(rest)}: {wrong}; {_TEXT_FORMS}"

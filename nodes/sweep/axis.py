@@ -10,9 +10,11 @@ import folder_paths
 from comfy_api.latest import io
 
 from ...figures import Axis, check_distinct, parse_values
+from ...figures.values import quoted
 from ...trainer.errors import LoraFileError
 from ...trainer.lora.file import read_metadata
 from ..folders import unknown_yet
+from ..reports import report_shown
 from ..sockets import AxesSocket
 from .shot import size_of
 
@@ -38,6 +40,7 @@ PARAMETERS = {
     "height": "height",
 }
 _FOLDERS = {"lora_file": "loras", "lora_epochs": "loras", "lora_steps": "loras", "checkpoint": "checkpoints"}
+_MOST_TOLD = 24
 # what stands behind the name of a run in the names of the files that it leaves on its way
 _EPOCH, _STEP = r"-(?P<epoch>\d{6})", r"-step(?P<step>\d{8})"
 
@@ -99,9 +102,18 @@ class SweepAxis(io.ComfyNode):
     def execute(cls, parameter: str, values: str, axes: tuple[Axis, ...] = ()) -> io.NodeOutput:
         if parameter not in PARAMETERS:
             raise ValueError(_unknown(parameter))
-        chained = (*axes, _axis(PARAMETERS[parameter], values))
+        axis = _axis(PARAMETERS[parameter], values)
+        chained = (*axes, axis)
         check_distinct(chained)
-        return io.NodeOutput(chained)
+        return io.NodeOutput(chained, ui=report_shown(_told_values(axis)))
+
+
+def _told_values(axis: Axis) -> str:
+    """How the text was read: what looks like one prompt with commas may be several."""
+    pairs = zip(axis.texts, axis.values, strict=True)
+    shown = [quoted(text) if isinstance(value, str) else text for text, value in pairs]
+    more = f" and {len(shown) - _MOST_TOLD} more" if len(shown) > _MOST_TOLD else ""
+    return f"{len(shown)} {'value' if len(shown) == 1 else 'values'}: {', '.join(shown[:_MOST_TOLD])}{more}"
 
 
 def _unknown(parameter: str | None) -> str:

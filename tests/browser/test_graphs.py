@@ -127,7 +127,11 @@ def test_an_axis_is_filled_by_choosing_names(editor: Editor) -> None:
     editor.shot(f"axis_choose_{editor.renderer}")
     dialog.get_by_role("button", name="Use 2").click()
     expect(dialog).to_be_hidden()
-    assert values().splitlines() == ["chosen.safetensors", "with, comma.safetensors"]
+    assert values().splitlines() == ["chosen.safetensors", '"with, comma.safetensors"']
+    editor.press("MjesecSweepAxis", "Choose")
+    for name in ("chosen.safetensors", "with, comma.safetensors"):
+        expect(dialog.get_by_label(name, exact=True)).to_be_checked()
+    editor.page.keyboard.press("Escape")
 
     editor.js("() => { window.app.graph.nodes[0].widgets[0].value = 'LoRA file: all epochs of a run' }")
     editor.press("MjesecSweepAxis", "Choose")

@@ -232,12 +232,28 @@ def swept(axes: list[tuple[str, str]], **values: object) -> Graph:
         ([("size", "64x64"), ("width", "64")], {}, "use one or the other"),
         ([("LoRA file", "nowhere.safetensors")], {}, 'LoRA "nowhere.safetensors" is not known here'),
         ([("LoRA file: all epochs of a run", "nothing")], {}, "There is no LoRA of a run 'nothing'"),
+        ([("LoRA weight", "0,6, 0,8, 1,0")], {}, "write decimals with a point, as in 0.6, 0.8"),
     ],
 )  # fmt: skip
 def test_an_axis_that_makes_no_sense_is_refused_with_its_own_words(
     host: Host, axes: list[tuple[str, str]], values: dict[str, object], words: str
 ) -> None:
     refuse(host, swept(axes, **values), words)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values", "told"),
+    [
+        ("prompt", "moon, night", '2 values: "moon", "night"'),
+        ("prompt", '"moon, night"', '1 value: "moon, night"'),
+        ("CFG scale", "0-1[3]", "3 values: 0.0, 0.5, 1.0"),
+        ("seed", "1-30", f"30 values: {', '.join(map(str, range(1, 25)))} and 6 more"),
+    ],
+)
+def test_an_axis_shows_the_values_that_it_read(host: Host, parameter: str, values: str, told: str) -> None:
+    graph = {"axis": node("MjesecSweepAxis", parameter=parameter, values=values)}
+    graph["seen"] = node("PreviewAny", source=["axis", 0])
+    assert host.run(graph)["outputs"]["axis"]["text"] == [told]
 
 
 def test_a_sweep_with_a_lora_of_another_architecture_is_refused(host: Host) -> None:

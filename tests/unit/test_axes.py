@@ -30,6 +30,7 @@ from pack.figures.values import parse_values
         ("1, .., 4", (1, 2, 3, 4)),
         ("10, 8, ..., 4, 30", (10, 8, 6, 4, 30)),
         ("2.0", (2,)),
+        ("1,2, 3", (1, 2, 3)),
     ],
 )
 def test_whole_numbers_are_read_from_lists_and_ranges(text: str, values: tuple[int, ...]) -> None:
@@ -54,6 +55,12 @@ def test_whole_numbers_are_read_from_lists_and_ranges(text: str, values: tuple[i
         ("0, 0.1, .., 0.4", (0.0, 0.1, 0.2, 0.3, 0.4)),
         ("5e-1, 1E0", (0.5, 1.0)),
         ("0.5..1.5", (0.5, 1.5)),
+        ("−0.5, –1", (-0.5, -1.0)),
+        ("−0.5–0.5[3]", (-0.5, 0.0, 0.5)),
+        ("0,6", (0.0, 6.0)),
+        ("1,4,7", (1.0, 4.0, 7.0)),
+        ("1,3-5, 8", (1.0, 3.0, 4.0, 5.0, 8.0)),
+        ("1,4,7\n8", (1.0, 4.0, 7.0, 8.0)),
     ],
 )
 def test_decimals_are_exact_and_may_be_negative(text: str, values: tuple[float, ...]) -> None:
@@ -93,6 +100,15 @@ def test_names_are_parted_by_commas_and_lines_alike() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["moon v1,2.st\nsun, late.st", '"moon v1,2.st"\n"sun, late.st"', '"moon v1,2.st", "sun, late.st"']
+)
+def test_a_line_that_is_a_name_with_commas_is_that_name(text: str) -> None:
+    names = ("moon v1,2.st", "sun, late.st")
+    assert parse_values("lora_file", text, choices=(*names, "moon v1")) == names
+    assert parse_values("lora_file", names[0], choices=names) == names[:1]
+
+
+@pytest.mark.parametrize(
     ("parameter", "text", "says"),
     [
         ("cfg", "", "empty"),
@@ -127,7 +143,17 @@ def test_names_are_parted_by_commas_and_lines_alike() -> None:
         ("width", "100", "divisible by 8"),
         ("denoise", "1.2", "from 0 to 1"),
         ("prompt", '"moon', "quote is not closed"),
-        ("prompt", '"moon" sun', "quote is not closed"),
+        ("prompt", '"moon" sun', "goes on after a quote is closed; put all of it in quotes"),
+        ("prompt", '"moon" at night, sun', "goes on after a quote is closed"),
+        ("prompt", 'sea, "moon', 'cannot read ""moon": a quote is not closed'),
+        ("prompt", 'sea, "moon" at night', "goes on after a quote is closed"),
+        ("lora_weight", "0,6, 0,8, 1,0", r"write decimals with a point, as in 0\.6, 0\.8, and"),
+        ("lora_weight", "0,6, 0,8, 1", "decimals with a point"),
+        ("lora_weight", "0,6\n0,8,", "decimals with a point"),
+        ("lora_weight", "0,6; 0,8", "decimals with a point"),
+        ("lora_weight", "-0,5, 0, 0,5", r"as in -0\.5, 0, and"),
+        ("cfg", "0,5, 1, .., 2,5", "decimals with a point"),
+        ("cfg", "0,5-1,0[6]", r"as in 0\.5-1\.0\[6\], and"),
         ("prompt", "moon,,sun", "value is missing"),
         ("sampler", '""', "empty"),
     ],
@@ -150,6 +176,10 @@ def test_an_unknown_name_gets_its_nearest_neighbours() -> None:
         parse_values("sampler", "euler_a", choices=["ddim", "euler", "uni_pc"])
     with pytest.raises(ValueError, match="choose from ddim, euler"):
         parse_values("sampler", "zzz", choices=["ddim", "euler"])
+    with pytest.raises(
+        ValueError, match=r'LoRA "a.st" is not known here; there is none at all yet, so add one first\.$'
+    ):
+        parse_values("lora_file", "a.st", choices=[])
 
 
 def test_an_unknown_parameter_is_named_with_the_known_ones() -> None:

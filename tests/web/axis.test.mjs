@@ -1,6 +1,6 @@
 // @vitest-environment node
 import { expect, test } from 'vitest'
-import { choicesFor, optionsOf, runsOf, written } from '../../web/axis/names.mjs'
+import { choicesFor, namesIn, optionsOf, runsOf, written } from '../../web/axis/names.mjs'
 
 /** @param {Record<string, unknown>} answers by route */
 function host(answers) {
@@ -31,7 +31,13 @@ test('numbers have nothing to choose, and a failure is told', async () => {
 })
 
 test('names are written as the axis reads them', () => {
-  expect(written(['a', 'b, c'])).toBe('a\nb, c')
-  expect(written(['a'])).toBe('a')
+  expect(written(['a', 'b'])).toBe('a\nb')
   expect(written(['b, "c"'])).toBe('"b, ""c"""')
+  expect(written(['moon v1,2.safetensors', 'a'])).toBe('"moon v1,2.safetensors"\na')
+})
+
+test('names are found again in what was written, by hand too', () => {
+  const names = ['a', 'moon v1,2.safetensors', 'b, "c"']
+  for (const some of [names, names.slice(1, 2), names.slice(2)]) expect([...namesIn(written(some), names)]).toEqual(some)
+  expect([...namesIn('a, moon v1 ,\r\nmoon v1,2.safetensors\n\n', names)]).toEqual(['a', 'moon v1', 'moon v1,2.safetensors'])
 })

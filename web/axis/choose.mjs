@@ -1,7 +1,7 @@
 /** Choosing an axis's values from what ComfyUI lists, in place of typing names. */
 import { failure, openDialog } from '../lib/dialog.mjs'
 import { el, fill } from '../lib/dom.mjs'
-import { choicesFor, written } from './names.mjs'
+import { choicesFor, namesIn, written } from './names.mjs'
 
 const NUMBERS = 'This parameter takes numbers or texts: write them into values, such as 1, 4, 7 or 1-10(+3) or 0-1[5].'
 
@@ -28,7 +28,7 @@ export async function openChooser(api, parameter, values, onChosen) {
       fill(body, el('p', { class: 'mj-hint' }, choice ? none : NUMBERS))
       return
     }
-    const now = new Set(values.split(/\r?\n|,/).map((value) => value.trim()))
+    const now = namesIn(values, choice.names)
     const rows = choice.names.map((name) => row(name, choice.single, now.has(name), choose))
     const ticked = () => choice.names.filter((_, at) => rows[at].querySelector('input')?.checked)
     fill(body, ...rows)

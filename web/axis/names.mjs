@@ -52,11 +52,28 @@ export function runsOf(names) {
 }
 
 /**
- * As Sweep Axis reads them: one a line; a name that is alone and has a comma stands in quotes.
+ * As Sweep Axis reads them: one a line; a name with a comma or a quote stands in quotes.
  *
  * @param {string[]} names
  */
 export function written(names) {
-  const [only, ...more] = names
-  return !more.length && /[",]/.test(only ?? '') ? `"${only.replaceAll('"', '""')}"` : names.join('\n')
+  return names.map((name) => (/[",]/.test(name) ? `"${name.replaceAll('"', '""')}"` : name)).join('\n')
+}
+
+/**
+ * The names that stand in an axis's values, read as Sweep Axis does.
+ *
+ * @param {string} values
+ * @param {string[]} listed a line that is one of them is that name, whatever commas it has
+ * @returns {Set<string>}
+ */
+export function namesIn(values, listed) {
+  const lines = values.split(/\r?\n/).map((line) => line.trim())
+  return new Set(lines.flatMap((line) => (listed.includes(line) ? [line] : itemsOf(line))))
+}
+
+/** @param {string} line items parted by commas; those in quotes keep theirs */
+function itemsOf(line) {
+  const items = line.matchAll(/"((?:[^"]|"")*)"|[^",\s][^,]*/g)
+  return [...items].map(([bare, quoted]) => quoted?.replaceAll('""', '"') ?? bare.trim())
 }
