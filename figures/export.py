@@ -45,24 +45,34 @@ _LATEX = {
 def latex_snippet(
     file_name: str, *, caption: str = "", label: str = "", width_mm: float | None = None, pages: int = 1
 ) -> str:
-    """A figure environment for `file_name` (needs graphicx and, for quotes, T1 or Unicode fonts).
+    """A figure environment for each page of `file_name` (needs graphicx and, for quotes, T1 or Unicode fonts).
 
-    width_mm: printed width; None takes the text width. label: letters, digits and -:._ only, else ValueError.
-    pages: how many the file has; all of them are included, below each other.
+    width_mm: printed width; None takes the text width. A page is never higher than nine tenths of the text.
+    label: letters, digits and -:._ only, else ValueError.
+    pages: how many the file has; with a caption, all bear one number (needs caption).
     """
     if label and not re.fullmatch(r"[\w:.\-]+", label):
         raise ValueError(f'"{label}" cannot be a LaTeX label; use letters, digits and - : . _ only.')
+    check_latex_name(file_name)
+    text, width = latex_text(caption), r"\textwidth" if width_mm is None else f"{width_mm:g}mm"
+    lines = ["% needs the package caption: the pages are one figure"] if text and pages > 1 else []
+    for number in range(1, pages + 1):
+        page = f"page={number}," if pages > 1 else ""
+        lines += [r"\begin{figure}[htbp]", *([r"  \ContinuedFloat"] if text and number > 1 else []), r"  \centering"]
+        lines += [rf"  \includegraphics[{page}width={width},height=0.9\textheight,keepaspectratio]{{{file_name}}}"]
+        if text:
+            # the list of figures has the first page alone
+            lines += [rf"  \caption{{{text}}}" if number == 1 else rf"  \caption[]{{{text} ({number}/{pages})}}"]
+        if label and number == 1:
+            lines += [rf"  \label{{{label}}}"]
+        lines += [r"\end{figure}"]
+    return "\n".join([*lines, ""])
+
+
+def check_latex_name(file_name: str) -> None:
+    """ValueError for a name that \\includegraphics cannot read."""
     if re.search(r"[{}%#\\\n]", file_name):
         raise ValueError(f'LaTeX cannot include a file called "{file_name}"; rename it without {{ }} % # \\.')
-    width = r"\textwidth" if width_mm is None else f"{width_mm:g}mm"
-    numbers = [f"page={number}," for number in range(1, pages + 1)] if pages > 1 else [""]
-    included = [rf"  \includegraphics[{number}width={width}]{{{file_name}}}" for number in numbers]
-    lines = [r"\begin{figure}[htbp]", r"  \centering", "\\\\[1ex]\n".join(included)]
-    if caption.strip():
-        lines.append(rf"  \caption{{{latex_text(caption)}}}")
-    if label:
-        lines.append(rf"  \label{{{label}}}")
-    return "\n".join([*lines, r"\end{figure}", ""])
 
 
 def latex_text(text: str) -> str:

@@ -54,7 +54,10 @@ def test_a_figure_for_print_has_live_text_and_tells_every_cell(host: Host) -> No
     for label in labels:
         assert label in svg, label
     latex = png.with_name(f"{stem}.tex").read_text(encoding="utf-8")
-    assert rf"\includegraphics[width=120mm]{{{stem}.pdf}}" in latex and r"žar: 100 \%" in latex
+    assert (
+        rf"\includegraphics[width=120mm,height=0.9\textheight,keepaspectratio]{{{stem}.pdf}}" in latex
+        and r"žar: 100 \%" in latex
+    )
     told = json.loads(png.with_name(f"{stem}.json").read_text(encoding="utf-8"))
     assert [cell["values"] for cell in told["cells"]] == [
         {"cfg": cfg, "seed": seed} for cfg in (2.0, 4.0) for seed in (11, 12)
@@ -75,7 +78,8 @@ def test_further_axes_become_pages(host: Host) -> None:
     pdf = paths[0].with_name(paths[0].name.replace("_1_.png", ".pdf"))
     assert "Sampling steps: 1" in words_of(pdf) and "Sampling steps: 2" in words_of(pdf)
     latex = pdf.with_suffix(".tex").read_text(encoding="utf-8")
-    assert all(rf"\includegraphics[page={page},width=\textwidth]{{{pdf.name}}}" in latex for page in (1, 2))
+    size = r"width=\textwidth,height=0.9\textheight,keepaspectratio"
+    assert all(rf"\includegraphics[page={page},{size}]{{{pdf.name}}}" in latex for page in (1, 2))
 
 
 def test_axes_go_where_they_are_placed(host: Host) -> None:

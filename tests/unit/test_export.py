@@ -8,7 +8,9 @@ import io
 import json
 import logging
 import re
+import shutil
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -172,7 +174,7 @@ def test_a_latex_snippet_escapes_what_latex_reads_as_commands() -> None:
     assert latex_snippet("fig.pdf", caption="A & B_1: 50 % of\n{x} \\ ~^", label="fig:cfg", width_mm=120) == (
         "\\begin{figure}[htbp]\n"
         "  \\centering\n"
-        "  \\includegraphics[width=120mm]{fig.pdf}\n"
+        "  \\includegraphics[width=120mm,height=0.9\\textheight,keepaspectratio]{fig.pdf}\n"
         "  \\caption{A \\& B\\_1: 50 \\% of \\{x\\} \\textbackslash{} \\textasciitilde{}\\textasciicircum{}}\n"
         "  \\label{fig:cfg}\n"
         "\\end{figure}\n"
@@ -180,16 +182,43 @@ def test_a_latex_snippet_escapes_what_latex_reads_as_commands() -> None:
     assert "\\textwidth" in latex_snippet("fig.pdf") and "caption" not in latex_snippet("fig.pdf")
 
 
-def test_a_latex_snippet_includes_every_page() -> None:
-    assert latex_snippet("fig.pdf", caption="Moon", width_mm=120, pages=3) == (
+def test_a_latex_snippet_has_a_float_for_every_page() -> None:
+    size = "width=\\textwidth,height=0.9\\textheight,keepaspectratio"
+    assert latex_snippet("fig.pdf", caption="Moon", label="fig:moon", pages=2) == (
+        "% needs the package caption: the pages are one figure\n"
         "\\begin{figure}[htbp]\n"
         "  \\centering\n"
-        "  \\includegraphics[page=1,width=120mm]{fig.pdf}\\\\[1ex]\n"
-        "  \\includegraphics[page=2,width=120mm]{fig.pdf}\\\\[1ex]\n"
-        "  \\includegraphics[page=3,width=120mm]{fig.pdf}\n"
+        f"  \\includegraphics[page=1,{size}]{{fig.pdf}}\n"
         "  \\caption{Moon}\n"
+        "  \\label{fig:moon}\n"
+        "\\end{figure}\n"
+        "\\begin{figure}[htbp]\n"
+        "  \\ContinuedFloat\n"
+        "  \\centering\n"
+        f"  \\includegraphics[page=2,{size}]{{fig.pdf}}\n"
+        "  \\caption[]{Moon (2/2)}\n"
         "\\end{figure}\n"
     )
+    assert "ContinuedFloat" not in latex_snippet("fig.pdf", pages=2), "it would count a figure that has no number"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+def test_the_pages_of_a_figure_fit_the_pages_of_a_document(tmp_path: Path) -> None:
+    axes = [Axis("cfg", (1.0, 7.0)), Axis("steps", tuple(range(1, 13))), Axis("seed", (1, 2))]
+    pages = plan_pages(axes, sizes_of(axes), FigureStyle(pages=True))
+    save_pdf(pages, by_index(axes, picture), tmp_path / "fig.pdf")
+    snippet = latex_snippet("fig.pdf", caption="Moon", label="fig:moon", pages=2)
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass{article}\\usepackage{graphicx,caption}\\begin{document}\n"
+        f"{snippet}{latex_snippet('fig.pdf', caption='Sun')}See \\ref{{fig:moon}}.\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "Overfull" not in done.stdout and "too large" not in done.stdout, done.stdout
+    assert "newlabel{fig:moon}{{1}" in (tmp_path / "main.aux").read_text()
+    lists = (tmp_path / "main.aux").read_text().count("contentsline {figure}{\\numberline {2}")
+    assert lists == 1, "both pages of the first figure count as one"
 
 
 @pytest.mark.parametrize(
