@@ -10,6 +10,7 @@ from .chart_style import ChartStyle
 from .contact_sheet import contact_sheet
 from .draw import by_index, render
 from .export import (
+    check_latex_name,
     figure_manifest,
     latex_snippet,
     save_pdf,
@@ -41,6 +42,7 @@ __all__ = [
     "by_index",
     "cells",
     "check_distinct",
+    "check_latex_name",
     "contact_sheet",
     "count",
     "execution_order",

@@ -72,7 +72,7 @@ def latex_snippet(
 def check_latex_name(file_name: str) -> None:
     """ValueError for a name that \\includegraphics cannot read."""
     if re.search(r"[{}%#\\\n]", file_name):
-        raise ValueError(f'LaTeX cannot include a file called "{file_name}"; rename it without {{ }} % # \\.')
+        raise ValueError(f'LaTeX cannot include a file called "{file_name}"; give it a name without {{ }} % # \\.')
 
 
 def latex_text(text: str) -> str:

@@ -1,7 +1,7 @@
 /** Mjesec's extension of the graph editor. Every node works without it; it only shows more and saves steps. */
 import { addChooser } from './axis/on_node.mjs'
 import { addDatasetPreview } from './dataset/on_node.mjs'
-import { addFigureViewer } from './figure/on_node.mjs'
+import { addFigureViewer, fillInFileNames } from './figure/on_node.mjs'
 import { app } from './host.mjs'
 import { addLoraInfo, loraMenu } from './lora/on_node.mjs'
 import { startListening } from './training/live.mjs'
@@ -18,6 +18,7 @@ app.registerExtension({
   setup: startListening,
   nodeCreated(/** @type {any} */ node) {
     addFigureViewer(node)
+    fillInFileNames(node)
     addDatasetPreview(node)
     addLoraInfo(node)
     addTrainingPanel(node)

@@ -12,7 +12,7 @@ from ..graph_metadata import graph_metadata
 from ..reports import report_shown
 from ..sockets import GridSocket
 from ..sweep.grid import Grid, sweep_shown
-from .files import FILES, write_figure
+from .files import FILES, check_names, write_figure
 
 
 class Figure(io.ComfyNode):
@@ -71,9 +71,15 @@ class Figure(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, placement: str = "") -> bool | str:
+    def validate_inputs(
+        cls, filename_prefix: str | None, cell_width: int | None, files: str | None = None,
+        width_mm: float | None = None, font_size_pt: float | None = None, placement: str | None = None,
+    ) -> bool | str:  # fmt: skip
+        """Before anything is sampled; what comes by a wire is None here, and is checked when it is there."""
         try:
             Placement.parse(placement or "")
+            FigureStyle(cell_width=cell_width or None, width_mm=width_mm or None, font_size_pt=font_size_pt or None)
+            check_names(filename_prefix or "", files or FILES[0])
         except ValueError as error:
             return str(error)
         return True

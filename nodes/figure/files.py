@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +20,7 @@ from ...figures import (
     Layout,
     by_index,
     cells,
+    check_latex_name,
     latex_snippet,
     plan_heat_map,
     plan_pages,
@@ -33,6 +36,7 @@ from ..sweep.grid import Grid, Index
 
 _LINES = 256
 FILES = ("PNG", "PNG, PDF", "PNG, PDF, SVG")
+_FILLED_IN_BY_HOST = re.compile("%(width|height|year|month|day|hour|minute|second)%")
 
 
 @dataclass
@@ -48,6 +52,21 @@ class Written:
     warnings: tuple[str, ...] = ()
 
 
+def check_names(prefix: str, files: str) -> None:
+    """That the files can lie where `prefix` says, and that LaTeX can read their names where it has to.
+
+    Raises:
+        ValueError: quotes what cannot be.
+    """
+    if files not in FILES:
+        raise ValueError(f'The files of a figure are {" or ".join(FILES)}, not "{files}".')
+    root, place = folder_paths.get_output_directory(), os.path.normpath(_FILLED_IN_BY_HOST.sub("0", prefix))
+    if not folder_paths.is_within_directory(root, os.path.join(root, os.path.dirname(place))):
+        raise ValueError(f'The filename_prefix "{prefix}" leads out of the output folder; give a name below it.')
+    if "PDF" in files:
+        check_latex_name(f"{os.path.basename(place)}_00001.pdf")
+
+
 def write_figure(
     grid: Grid, style: FigureStyle, prefix: str, *, files: str, manifest: bool, notes: Mapping[str, str]
 ) -> Written:
@@ -55,8 +74,9 @@ def write_figure(
 
     Raises:
         OSError: names the file or folder that cannot be written.
-        ValueError: a cell's image is gone.
+        ValueError: a cell's image is gone, or `check_names` refuses.
     """
+    check_names(prefix, files)
     pages = _Pages(grid)
     layouts, image_at = pages.laid_out(style)
     written, stem = _place(prefix, layouts[0])

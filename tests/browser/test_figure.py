@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser_editor import Editor, expect
-from host_graphs import sweep
+from host_graphs import node, sweep
 from host_server import Host
 from PIL import Image
 
@@ -160,4 +160,29 @@ def test_a_big_grid_fetches_what_is_in_view_and_hostile_texts_stay_texts(editor:
     assert viewer.locator(".mj-cells img").count() == 400
     assert editor.js("() => window.hostile") is None
     editor.shot("grid_20x20")
+    editor.page.keyboard.press("Escape")
+
+
+def test_a_figure_of_no_sweep_says_so_and_the_date_stands_in_its_files_names(editor: Editor) -> None:
+    editor.open_api(
+        {
+            "1": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
+            "2": node("MjesecAddToGrid", image=["1", 0], name="black"),
+            "3": sweep("", [])["figure"] | {"inputs": {**sweep("", [])["figure"]["inputs"], "grid": ["2", 0]}},
+        }
+    )
+    editor.js("""() => {
+        const [figure] = window.app.graph.nodes.filter(node => node.type === 'MjesecFigure')
+        figure.properties.mjesec_sweep = '20261124-032943-348900158'
+        figure.widgets.find(widget => widget.name === 'filename_prefix').value = 'dated/%date:yyyy-MM%'
+    }""")
+    (prefix,) = {entry["inputs"].get("filename_prefix") for entry in editor.prompt().values()} - {None}
+    assert re.fullmatch(r"dated/\d{4}-\d{2}", prefix)
+    editor.queue()
+    assert list((editor.host.output / "dated").glob(f"{prefix.removeprefix('dated/')}_00001_.png"))
+    editor.press("MjesecFigure", "Explore cells")
+    viewer = editor.page.get_by_role("dialog", name="Figure")
+    expect(viewer).to_contain_text("This figure shows no sweep")
+    expect(viewer.get_by_role("gridcell")).to_have_count(0)
+    editor.shot(f"no_sweep_{editor.renderer}")
     editor.page.keyboard.press("Escape")

@@ -98,12 +98,47 @@ def test_axes_go_where_they_are_placed(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("placement", "says"),
-    [("left: Seed", 'The placement "left: Seed" cannot be read'), ("rows: Saed", 'The sweep has no axis "Saed"')],
+    ("figure", "says"),
+    [
+        ({"placement": "left: Seed"}, 'The placement "left: Seed" cannot be read'),
+        ({"cell_width": 7}, "The figure's cell_width is 7; it must be from 8"),
+        ({"font_size_pt": 0.5}, "The figure's font_size_pt is 0.5; it must be from 1"),
+        ({"width_mm": 0.5}, "The figure's width_mm is 0.5; it must be from 10"),
+        ({"files": "BMP"}, 'The files of a figure are PNG or .*, not "BMP"'),
+        ({"filename_prefix": "../figure"}, "leads out of the output folder"),
+        *(
+            ({"filename_prefix": f"unwritten/{name}", "files": "PNG, PDF"}, "LaTeX cannot include a file called")
+            for name in ("moon 50%", "moon #1", "a{b}", "a\\b", "%date:yyyy%")
+        ),
+    ],
 )
-def test_a_placement_that_cannot_be_is_told_of(host: Host, placement: str, says: str) -> None:
-    with pytest.raises(dev.PromptFailure, match=says):
-        host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, placement=placement))
+def test_what_cannot_be_drawn_is_refused_before_anything_is_sampled(
+    host: Host, figure: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(dev.PromptFailure, match=says) as caught:
+        host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, **figure))
+    assert not caught.value.entry and not (host.output / "unwritten").exists()
+
+
+def test_a_placement_of_an_axis_that_there_is_not_is_told_of(host: Host) -> None:
+    with pytest.raises(dev.PromptFailure, match='The sweep has no axis "Saed"'):
+        host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, placement="rows: Saed"))
+
+
+def test_a_name_that_comes_by_a_wire_leaves_no_file_if_latex_cannot_read_it(host: Host) -> None:
+    found = graph([("CFG scale", "2, 4")], {"seed": 11}, files="PNG, PDF", filename_prefix=["name", 0])
+    found["name"] = node("PrimitiveString", value="wired/moon 50%")
+    with pytest.raises(dev.PromptFailure, match="LaTeX cannot include"):
+        host.run(found)
+    assert not list((host.output / "wired").glob("*"))
+
+
+def test_names_that_the_host_fills_in_and_signs_of_a_png_alone_are_taken(host: Host) -> None:
+    for prefix, files in (("filled/%year%-%width%", "PNG, PDF"), ("filled/moon 50% #1", "PNG")):
+        (path,) = host.outputs(
+            host.run(graph([("CFG scale", "2, 4")], {"seed": 11}, filename_prefix=prefix, files=files))
+        )
+        assert path.parent == host.output / "filled" and "%year" not in path.name
 
 
 @pytest.fixture(scope="module")

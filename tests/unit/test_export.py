@@ -222,7 +222,7 @@ def test_the_pages_of_a_figure_fit_the_pages_of_a_document(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("file_name", "label", "says"), [("a.pdf", "a b", "LaTeX label"), ("50%.pdf", "", "rename it")]
+    ("file_name", "label", "says"), [("a.pdf", "a b", "LaTeX label"), ("50%.pdf", "", "a name without")]
 )
 def test_what_latex_cannot_take_is_said(file_name: str, label: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -1,5 +1,5 @@
-/** The viewer's button on Sweep and Figure, which remember the sweep that they made. */
-import { api, app } from '../host.mjs'
+/** The viewer's button on Sweep and Figure, which remember the sweep that they made, and the names of a figure's files. */
+import { api, app, filledIn } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
 import { follow } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
@@ -14,9 +14,17 @@ export function addFigureViewer(node) {
   if (!KINDS.includes(node.comfyClass)) return
   addButton(node, 'Explore cells', () => openViewer(routes, node.properties[PROPERTY], loadGraph))
   follow(node, 'onExecuted', (/** @type {any} */ output) => {
-    // a property is saved with the workflow, so that the button still works tomorrow; the prompt does not hold it
+    // a property is saved with the workflow, so that the button still works tomorrow; the prompt does not hold it. It is
+    // empty where what was drawn is no sweep
     if (output?.mjesec_sweep) node.properties[PROPERTY] = output.mjesec_sweep[0]
   })
+}
+
+/** @param {any} node */
+export function fillInFileNames(node) {
+  if (node.comfyClass !== 'MjesecFigure') return
+  const widget = node.widgets?.find((/** @type {any} */ each) => each.name === 'filename_prefix')
+  if (widget) widget.serializeValue = () => filledIn(widget.value)
 }
 
 /**
