@@ -112,5 +112,5 @@ class Grid:
 
 
 def sweep_shown(grid: Grid) -> dict[str, list[str]]:
-    """For a node's ui: which sweep on disk its viewer opens."""
-    return {"mjesec_sweep": [grid.name]} if grid.name else {}
+    """For a node's ui: which sweep on disk its viewer opens; an empty name for what is none."""
+    return {"mjesec_sweep": [grid.name]}

@@ -42,6 +42,11 @@ const choose = (/** @type {string} */ name) => {
   chooser().value = name
   chooser().dispatchEvent(new Event('change'))
 }
+const GRID = {
+  name: 'grid',
+  axes: [{ parameter: 'cfg', label: 'CFG', values: [1, 2, 3], texts: ['1', '2', '3'] }],
+  cells: [{ index: [0], values: {}, key: 'x' }, { index: [1], values: {}, error: 'no memory' }, { index: [2], values: {}, key: 'z' }],
+}
 const shown = () => document.querySelector('dialog .mj-viewer')?.textContent
 
 beforeEach(() => {
@@ -89,5 +94,32 @@ describe('the figure viewer', () => {
     come('a')
     await settled()
     expect(document.querySelectorAll('dialog [role=gridcell]')).toHaveLength(1)
+  })
+
+  test('says of a figure that is no sweep that it is none, and offers the sweeps', async () => {
+    const { routes, come } = slowRoutes()
+    openViewer(routes, '', vi.fn())
+    await settled()
+    expect(shown()).toContain('This figure shows no sweep')
+    expect([chooser().value, ...[...chooser().options].map(({ value }) => value)]).toEqual(['', '', 'a', 'b'])
+    choose('b')
+    come('b')
+    await settled()
+    expect(document.querySelectorAll('dialog [role=gridcell]')).toHaveLength(1)
+  })
+
+  test('compares cells that have an image and no others', async () => {
+    const get = async (/** @type {string[]} */ [, name]) => (name ? GRID : { sweeps: ['grid'] })
+    openViewer(/** @type {any} */ ({ get, url: (/** @type {string[]} */ parts) => `data:,${parts.join('/')}` }), 'grid', vi.fn())
+    await settled()
+    const click = (/** @type {number} */ at, shiftKey = true) => document.querySelectorAll('dialog [role=gridcell]')[at].dispatchEvent(new MouseEvent('click', { shiftKey }))
+    const compared = () => [...document.querySelectorAll('.mj-compare img')].map((image) => image.getAttribute('src'))
+    click(0, false)
+    click(1)
+    expect(compared()).toEqual([])
+    click(2)
+    expect(compared()).toEqual([])
+    click(0)
+    expect(compared()).toEqual(['data:,cells/x', 'data:,cells/z'])
   })
 })

@@ -7,11 +7,12 @@ import { factsOf, firstView, nameOf, placed } from './sweep.mjs'
 
 /** @typedef {import('./sweep.mjs').Cell} Cell */
 
+const NO_SWEEP = 'This figure shows no sweep, but a view of one or other images. Press the button on the Sweep, or choose one above.'
 const KEYS = 'Arrow keys move, Enter chooses, Shift+Enter or Shift+click compares, G opens a cell as a graph, + and − zoom.'
 
 /**
  * @param {import('../lib/routes.mjs').Routes} routes
- * @param {string | undefined} name the sweep's; without one, the newest
+ * @param {string | undefined} name the sweep's; undefined takes the newest, an empty one says that it is none
  * @param {(graph: object, title: string) => void} onGraph takes a cell's plain graph
  */
 export async function openViewer(routes, name, onGraph) {
@@ -45,8 +46,14 @@ export async function openViewer(routes, name, onGraph) {
   try {
     const { sweeps } = await routes.get(['sweeps'])
     const names = name && !sweeps.includes(name) ? [name, ...sweeps] : sweeps
+    const options = names.map((/** @type {string} */ each) => el('option', { value: each, selected: each === name }, dated(each)))
+    if (name === '') {
+      fill(chooser, el('option', { value: '', selected: true, disabled: true }, 'sweeps'), ...options)
+      fill(body, el('p', { class: 'mj-hint' }, NO_SWEEP))
+      return
+    }
     if (!names.length) throw new Error('There is no sweep on disk yet: queue a graph with a Sweep node first.')
-    fill(chooser, ...names.map((/** @type {string} */ each) => el('option', { value: each, selected: each === name }, dated(each))))
+    fill(chooser, ...options)
     await show(name ?? names[0])
   } catch (error) {
     fill(body, failure(error))
@@ -169,7 +176,8 @@ class Viewer {
    * @param {MouseEvent} event
    */
   #pick(cell, event) {
-    if (event.shiftKey && this.#chosen && this.#chosen !== cell) return this.#compare(this.#chosen, cell)
+    // a failed cell has no image to compare
+    if (event.shiftKey && this.#chosen?.key && cell.key && this.#chosen !== cell) return this.#compare(this.#chosen, cell)
     this.#chosen = cell
     this.grid.mark([cell])
     const send = el('button', { class: 'mj-button mj-strong', type: 'button', disabled: !cell.key, onclick: () => this.onSend(cell) }, 'Open as KSampler graph')
