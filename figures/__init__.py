@@ -8,7 +8,7 @@ from .cells import Cell, cells, check_distinct, count, execution_order
 from .chart import Chart, loss_chart
 from .chart_style import ChartStyle
 from .contact_sheet import contact_sheet
-from .draw import by_index, render
+from .draw import by_index, opaque, render
 from .export import (
     check_latex_name,
     figure_manifest,
@@ -50,6 +50,7 @@ __all__ = [
     "format_value",
     "latex_snippet",
     "loss_chart",
+    "opaque",
     "parameter_named",
     "parse_values",
     "plan_figure",

@@ -52,11 +52,11 @@ def placed_image(layout: Layout, cell: CellBox, image_at: Callable[[Index], Imag
     if image is None:
         return None
     size = (cell.box.width, cell.box.height)
-    opaque = _opaque(image, layout.style.palette.page)
-    return opaque if opaque.size == size else opaque.resize(size, Image.Resampling.LANCZOS)
+    shown = opaque(image, layout.style.palette.page)
+    return shown if shown.size == size else shown.resize(size, Image.Resampling.LANCZOS)
 
 
-def _opaque(image: Image.Image, page: str) -> Image.Image:
+def opaque(image: Image.Image, page: str = "#ffffff") -> Image.Image:
     """RGB, with the page's colour behind whatever is transparent."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .draw import opaque
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -17,7 +19,7 @@ def _pixels(image: Image.Image) -> Pixels:
     """(H, W, 3) float64 in [0, 255]."""
     import numpy as np
 
-    return np.asarray(image.convert("RGB"), np.float64)
+    return np.asarray(opaque(image), np.float64)
 
 
 def saturation(image: Image.Image) -> float:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from .draw import opaque
+
 
 @dataclass(frozen=True)
 class Region:
@@ -41,7 +43,7 @@ def crop(image: Image.Image, region: Region, enlarge: int = 1) -> Image.Image:
 
 def with_inset(image: Image.Image, region: Region, enlarge: int) -> Image.Image:
     """The image with the region framed, and enlarged in the lower right corner: at most half of each side."""
-    out, piece = image.convert("RGB"), crop(image, region, 1)
+    out, piece = image.copy(), crop(image, region, 1)
     scale = min(enlarge, image.width / 2 / piece.width, image.height / 2 / piece.height)
     size = max(1, round(piece.width * scale)), max(1, round(piece.height * scale))
     line = max(1, round(min(image.size) / 200))
@@ -49,7 +51,7 @@ def with_inset(image: Image.Image, region: Region, enlarge: int) -> Image.Image:
     pen.rectangle((left, top, right - 1, bottom - 1), outline="#e0b000", width=line)
     corner = image.width - size[0] - line, image.height - size[1] - line
     pen.rectangle((corner[0] - line, corner[1] - line, image.width, image.height), fill="#e0b000")
-    out.paste(piece.resize(size, Image.Resampling.NEAREST).convert("RGB"), corner)
+    out.paste(piece.resize(size, Image.Resampling.NEAREST), corner)
     return out
 
 
@@ -63,7 +65,7 @@ def difference(image: Image.Image, reference: Image.Image, gain: float) -> Image
 
     if image.size != reference.size:
         raise ValueError(f"Images of {image.size} and {reference.size} pixels cannot be compared; take one size.")
-    apart = np.asarray(image.convert("RGB"), np.float32) - np.asarray(reference.convert("RGB"), np.float32)
+    apart = np.asarray(opaque(image), np.float32) - np.asarray(opaque(reference), np.float32)
     return Image.fromarray(np.clip(np.rint(128 + gain * apart), 0, 255).astype(np.uint8))
 
 
@@ -77,6 +79,6 @@ def average(images: Sequence[Image.Image], *, spread: bool = False) -> Image.Ima
 
     if len({image.size for image in images}) != 1:
         raise ValueError("Only images of one size can be averaged; take one size, and cells that did not fail.")
-    stack = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
+    stack = np.stack([np.asarray(opaque(image), np.float32) for image in images])
     found = 4 * stack.std(0) if spread else stack.mean(0)
     return Image.fromarray(np.clip(np.rint(found), 0, 255).astype(np.uint8))

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..figures import opaque
+
 MOST_WIRED_PIXELS = 64_000_000  # of a figure's pages as the host's images
 
 
@@ -15,5 +17,5 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """A picture to (1, H, W, 3) float32 in [0, 1]."""
-    return torch.from_numpy(np.asarray(image.convert("RGB"), np.float32) / 255)[None]
+    """A picture to (1, H, W, 3) float32 in [0, 1]; what is transparent shows white."""
+    return torch.from_numpy(np.asarray(opaque(image), np.float32) / 255)[None]

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ...figures import Cell, cells
+from ...figures import Cell, cells, opaque
 from ...figures.select import select_axes
 from ..images import to_pillow, to_tensor
 from ..sockets import GridSocket
@@ -68,14 +68,14 @@ class CompositeCells(io.ComfyNode):
 
     @classmethod
     def execute(cls, grid: Grid, image: torch.Tensor, mask: torch.Tensor) -> io.NodeOutput:
-        around, inside = to_pillow(image[0]).convert("RGB"), _as_levels(mask)
+        around, inside = opaque(to_pillow(image[0])), _as_levels(mask)
         if inside.size != around.size:
             raise ValueError(f"The image is {_size(around)} and its mask {_size(inside)}; give both one size.")
 
         def set_in(cell: Cell, own: Image.Image) -> Image.Image:
             if own.size != around.size:
                 raise ValueError(f"The cell {cell} is {_size(own)} and the image {_size(around)}; give both one size.")
-            return Image.composite(own.convert("RGB"), around, inside)
+            return Image.composite(opaque(own), around, inside)
 
         return io.NodeOutput(redrawn(grid, set_in))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from ...figures import cells
+from ...figures import cells, opaque
 from ...trainer.dataset.images import load_rgb
 from ...trainer.dataset.samples import Dataset
 from ..images import to_tensor
@@ -67,6 +67,6 @@ def nearest_images(grid: Grid, dataset: Dataset, vae: Any, side: int, watcher: N
 
 def _latent(vae: Any, image: Image.Image, side: int) -> torch.Tensor:
     """(C, side/8, side/8) float32 on the CPU, the middle of the picture cut square."""
-    square = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    square = ImageOps.fit(opaque(image), (side, side), Image.Resampling.LANCZOS)
     scale = 0.13025  # SDXL's: brings its latents near unit variance
     return vae.encode(to_tensor(square))[0].float().cpu() * scale

@@ -64,7 +64,7 @@ class Grid:
         return self.results[position]
 
     def image(self, cell: Cell) -> Image.Image | None:
-        """The cell's picture, opened anew at each call; None for a failed cell."""
+        """The cell's picture, RGB or RGBA, opened anew at each call; None for a failed cell."""
         result = self.result(cell)
         if result.error:
             return None
@@ -73,7 +73,7 @@ class Grid:
             raise ValueError(f"The image of {cell} is gone from '{result.path}'; queue the sweep again.")
         try:
             with Image.open(result.path) as image:
-                return image.convert("RGB")
+                return image.convert("RGBA" if image.has_transparency_data else "RGB")
         except (OSError, SyntaxError) as error:
             Attempts.unfinished += 1
             raise ValueError(f"The image of {cell} in '{result.path}' is damaged; queue the sweep again.") from error

@@ -246,3 +246,27 @@ def test_images_of_any_origin_stand_side_by_side(host: Host) -> None:
               if key in ("ckpt", "sweep", "axis0")}  # fmt: skip
     with pytest.raises(dev.PromptFailure, match="The grid comes from a sweep"):
         host.run(found)
+
+
+@pytest.mark.parametrize("view", [None, "MjesecCropCells", "MjesecSelectCells"])
+def test_what_is_transparent_shows_the_page(host: Host, view: str | None) -> None:
+    found = {"figure": graph([])["figure"]}
+    found["red"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0xFF0000)
+    found["none"] = node("SolidMask", value=0.0, width=64, height=64)
+    found["half"] = node("SolidMask", value=1.0, width=32, height=64)
+    found["mask"] = node("MaskComposite", destination=["none", 0], source=["half", 0], x=0, y=0, operation="add")
+    found["cut"] = node("JoinImageWithAlpha", image=["red", 0], alpha=["mask", 0])
+    found["grid"] = node("MjesecAddToGrid", image=["cut", 0], name="half")
+    crop = {"x": 0.0, "y": 0.0, "width": 100.0, "height": 100.0, "enlarge": 1, "inset": False}
+    if view:
+        found["view"] = node(view, grid=["grid", 0], **(crop if view == "MjesecCropCells" else {"keep": "image: half"}))
+    wire = ["view" if view else "grid", 0]
+    for theme, page in (("light", (255, 255, 255)), ("dark", (0x17, 0x18, 0x1B))):
+        found["figure"]["inputs"] |= {"grid": wire, "margin": 0, "gap": 0, "theme": theme, "files": "PNG, PDF, SVG"}
+        (path,) = host.outputs({"outputs": {"figure": host.run(found)["outputs"]["figure"]}})
+        cell = np.asarray(Image.open(path))[-64:]
+        assert (cell[:, :32] == page).all() and (cell[:, 32:64] == (255, 0, 0)).all()
+    found["picked"] = node("MjesecPickCell", grid=["grid", 0], cell="image: half")
+    found["saved"] = node("SaveImage", images=["picked", 0], filename_prefix="picked")
+    (path,) = host.outputs({"outputs": {"saved": host.run(found)["outputs"]["saved"]}})
+    assert Image.open(path).getpixel((0, 0)) == (255, 255, 255)

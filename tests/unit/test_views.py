@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pack.figures import Axis
+from pack.figures.measures import distance, saturation
 from pack.figures.select import select_axes, without_axis
 from pack.figures.views import Region, average, crop, difference, with_inset
 from PIL import Image
@@ -52,6 +53,14 @@ def test_mean_and_spread() -> None:
     assert average(images, spread=True).getpixel((0, 0)) == (40, 0, 0)
     with pytest.raises(ValueError, match="one size"):
         average([])
+
+
+def test_hidden_colours_count_for_nothing() -> None:
+    clear, white = Image.new("RGBA", (8, 8), (200, 0, 0, 0)), Image.new("RGB", (8, 8), "white")
+    assert difference(clear, white, 1).getcolors() == [(64, (128, 128, 128))]
+    assert average([clear, white]).getcolors() == [(64, (255, 255, 255))]
+    assert distance(clear, white) == 0 == saturation(clear)
+    assert with_inset(clear, Region(0, 0, 25, 25), 2).getpixel((6, 6))[3] == 0
 
 
 def test_values_are_kept_in_the_order_written() -> None:
