@@ -61,8 +61,17 @@ def _tag_height(page: Page, metrics: Metrics) -> int:
     return metrics.em(0.2) + metrics.face("tag").line_height if page.style.tags else 0
 
 
+def _tag_width(page: Page, metrics: Metrics) -> int:
+    """What no tag of the page exceeds, with a blank to the next one; 0 without tags."""
+    if not page.style.tags:
+        return 0
+    last = letters(len(page.rows) * sum(len(lines) for lines in page.bands) - 1)
+    return metrics.face("tag").widest((f"({'m' * len(last)})",)) + metrics.em(0.3)
+
+
 def _columns(page: Page, metrics: Metrics, left: int, upright: bool) -> Track:
-    widths = list(page.column_widths)
+    tag = _tag_width(page, metrics)
+    widths = [max(width, tag) for width in page.column_widths]
     side = page.arrangement.columns
     # upright values need no more than the height of a line
     if upright:

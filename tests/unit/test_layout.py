@@ -110,6 +110,7 @@ CASES: dict[str, tuple[list[Axis], FigureStyle]] = {
         FigureStyle(placement=Placement.parse("columns: CFG scale, Prompt"), title="Moon"),
     ),
     "many seeds": ([Axis("seed", tuple(10**19 + 7 * number for number in range(12))), CFG], FigureStyle()),
+    "many tags": ([Axis("steps", tuple(range(1, 37))), Axis("width", (16,))], FigureStyle(tags=True, gap=0)),
     "sizes": ([Axis("width", (32, 64)), Axis("height", (16, 40))], FigureStyle(title="Veličina")),
 }
 
