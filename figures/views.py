@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from PIL import Image, ImageDraw
 
@@ -42,17 +43,28 @@ def crop(image: Image.Image, region: Region, enlarge: int = 1) -> Image.Image:
 
 
 def with_inset(image: Image.Image, region: Region, enlarge: int) -> Image.Image:
-    """The image with the region framed, and enlarged in the lower right corner: at most half of each side."""
+    """The image with the region framed, and enlarged in the corner where it hides least of it: at most half of each
+    side. Of corners alike the lower right one is taken.
+    """
     out, piece = image.copy(), crop(image, region, 1)
     scale = min(enlarge, image.width / 2 / piece.width, image.height / 2 / piece.height)
     size = max(1, round(piece.width * scale)), max(1, round(piece.height * scale))
     line = max(1, round(min(image.size) / 200))
     pen, (left, top, right, bottom) = ImageDraw.Draw(out), region.box(image.size)
     pen.rectangle((left, top, right - 1, bottom - 1), outline="#e0b000", width=line)
-    corner = image.width - size[0] - line, image.height - size[1] - line
-    pen.rectangle((corner[0] - line, corner[1] - line, image.width, image.height), fill="#e0b000")
-    out.paste(piece.resize(size, Image.Resampling.NEAREST), corner)
+    framed = size[0] + 2 * line, size[1] + 2 * line
+    rights, bottoms = (image.width - framed[0], 0), (image.height - framed[1], 0)
+    x, y = min(product(rights, bottoms), key=lambda corner: _shared((left, top, right, bottom), corner, framed))
+    pen.rectangle((x, y, x + framed[0] - 1, y + framed[1] - 1), fill="#e0b000")
+    out.paste(piece.resize(size, Image.Resampling.NEAREST), (x + line, y + line))
     return out
+
+
+def _shared(box: tuple[int, int, int, int], corner: tuple[int, int], size: tuple[int, int]) -> int:
+    """Pixels that lie both in `box` (left, top, right, bottom) and in the rectangle of `size` at `corner`."""
+    width = min(box[2], corner[0] + size[0]) - max(box[0], corner[0])
+    height = min(box[3], corner[1] + size[1]) - max(box[1], corner[1])
+    return max(0, width) * max(0, height)
 
 
 def difference(image: Image.Image, reference: Image.Image, gain: float) -> Image.Image:

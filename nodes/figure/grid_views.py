@@ -90,7 +90,7 @@ class CropCells(io.ComfyNode):
                 io.Float.Input("height", default=25.0, **percent, tooltip="Of the detail, % of the height."),
                 io.Int.Input("enlarge", default=2, min=1, max=64, tooltip="Pixels that each pixel of it is drawn as."),
                 io.Boolean.Input(
-                    "inset", default=False, tooltip="Keep the whole image and put the detail into its corner."
+                    "inset", default=False, tooltip="Keep the whole image and put the detail into a corner."
                 ),
             ],
             outputs=_grid_output(),

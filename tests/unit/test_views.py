@@ -32,6 +32,22 @@ def test_an_inset_leaves_the_rest_of_the_image() -> None:
     assert np.array_equal(after[119:199:4, 119:199:4], before[20:40, 20:40])
 
 
+@pytest.mark.parametrize(
+    ("at", "corner"),
+    [((10, 10), "lower right"), ((10, 75), "lower right"), ((75, 75), "upper right"), ((45, 75), "upper right"),
+     ((75, 40), "lower left")],
+)  # fmt: skip
+def test_an_inset_stands_in_the_corner_where_it_hides_least(at: tuple[int, int], corner: str) -> None:
+    image = ramp(200, 200)
+    before, after = np.asarray(image), np.asarray(with_inset(image, Region(*at, 20, 20), 2))
+    x, y = {"lower right": (119, 119), "upper right": (119, 1), "lower left": (1, 119)}[corner]
+    left, top = 2 * at[0], 2 * at[1]
+    assert np.array_equal(after[y : y + 80 : 2, x : x + 80 : 2], before[top : top + 40, left : left + 40])
+    assert np.array_equal(
+        after[top + 1 : top + 39, left + 1 : left + 39], before[top + 1 : top + 39, left + 1 : left + 39]
+    )
+
+
 @pytest.mark.parametrize("region", [(100, 0, 5, 5), (0, 0, 0, 5), (-1, 0, 5, 5)])
 def test_a_region_outside_is_refused(region: tuple[float, float, float, float]) -> None:
     with pytest.raises(ValueError, match="empty or outside"):
