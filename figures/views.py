@@ -82,7 +82,8 @@ def difference(image: Image.Image, reference: Image.Image, gain: float) -> Image
 
 
 def average(images: Sequence[Image.Image], *, spread: bool = False) -> Image.Image:
-    """The mean of images of one size, or the standard deviation of each channel, four times as bright.
+    """The mean of images of one size, or the sample standard deviation (n - 1) of each channel, four times as bright;
+    that of one image is black.
 
     Raises:
         ValueError: there are none, or of different sizes.
@@ -92,5 +93,5 @@ def average(images: Sequence[Image.Image], *, spread: bool = False) -> Image.Ima
     if len({image.size for image in images}) != 1:
         raise ValueError("Only images of one size can be averaged; take one size, and cells that did not fail.")
     stack = np.stack([np.asarray(opaque(image), np.float32) for image in images])
-    found = 4 * stack.std(0) if spread else stack.mean(0)
+    found = 4 * stack.std(0, ddof=min(1, len(stack) - 1)) if spread else stack.mean(0)
     return Image.fromarray(np.clip(np.rint(found), 0, 255).astype(np.uint8))

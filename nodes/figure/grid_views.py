@@ -19,6 +19,7 @@ from ..sweep.grid import CellResult, Grid, Index
 from ..sweep.pictures import keep_image
 
 CATEGORY = "Mjesec/figure"
+_SPREAD = "sample standard deviation"
 Numbers = Mapping[Index, float | None]
 
 
@@ -158,8 +159,8 @@ class AverageCells(io.ComfyNode):
                 io.Combo.Input(
                     "show",
                     options=["mean", "spread"],
-                    tooltip="spread: standard deviation, of images four times as bright. The mean of numbers is shown "
-                    "with its spread.",
+                    tooltip="spread: sample standard deviation (n - 1), of images four times as bright. The mean of "
+                    "numbers is shown with it.",
                 ),
             ],
             outputs=_grid_output(),
@@ -190,11 +191,11 @@ def _of_numbers(grid: Grid, axes: tuple[Axis, ...], groups: Sequence[Sequence[In
     for cell, group in zip(cells(axes), groups, strict=True):
         found = [number for index in group if (number := (grid.numbers or {}).get(index)) is not None]
         means[cell.index] = statistics.fmean(found) if found else None
-        spreads[cell.index] = statistics.pstdev(found) if found else None
+        spreads[cell.index] = statistics.stdev(found) if len(found) > 1 else None
     results = tuple(CellResult("", "no image", 0.0) for _ in groups)
     if show == "spread":
-        return Grid(axes, results, grid.about, numbers=spreads, measure=f"{grid.measure}, spread over {axis}")
-    measure = f"{grid.measure}, mean ± spread over {axis}"
+        return Grid(axes, results, grid.about, numbers=spreads, measure=f"{grid.measure}, {_SPREAD} over {axis}")
+    measure = f"{grid.measure}, mean ± {_SPREAD} over {axis}"
     return Grid(axes, results, grid.about, numbers=means, measure=measure, spreads=spreads)
 
 

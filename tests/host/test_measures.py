@@ -129,10 +129,12 @@ def test_numbers_are_averaged_with_their_spread(host: Host) -> None:
     (name,) = [name for name in told_by(host, entry)["cells"][0] if name.startswith("Saturation")]
     every = [cell[name] for cell in told_by(host, entry)["cells"]]
     means = told_by(host, entry, "mean_figure")["cells"]
-    assert [cell[f"{name}, mean ± spread over Seed"] for cell in means] == pytest.approx(
+    assert [cell[f"{name}, mean ± sample standard deviation over Seed"] for cell in means] == pytest.approx(
         [np.mean(every[:2]), np.mean(every[2:])]
     )
-    assert [cell["standard deviation"] for cell in means] == pytest.approx([np.std(every[:2]), np.std(every[2:])])
+    assert [cell["standard deviation"] for cell in means] == pytest.approx(
+        [np.std(every[:2], ddof=1), np.std(every[2:], ddof=1)]
+    )
 
 
 def test_a_loss_has_a_mean_too_and_its_manifest_tells_the_models(host: Host) -> None:

@@ -66,7 +66,10 @@ def test_a_difference_is_grey_where_nothing_differs() -> None:
 def test_mean_and_spread() -> None:
     images = [Image.new("RGB", (2, 2), (value, 0, 50)) for value in (10, 30)]
     assert average(images).getpixel((0, 0)) == (20, 0, 50)
-    assert average(images, spread=True).getpixel((0, 0)) == (40, 0, 0)
+    assert average(images, spread=True).getpixel((0, 0)) == (57, 0, 0), (
+        "of the sample: 10 times the root of 2, four times"
+    )
+    assert average(images[:1], spread=True).getpixel((0, 0)) == (0, 0, 0)
     with pytest.raises(ValueError, match="one size"):
         average([])
 
