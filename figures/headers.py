@@ -110,6 +110,8 @@ def column_headers(
             texts += label.at(track.middle, y)
             y += label.height + metrics.em(LABEL_GAP)
         shared = spans(axes, side, lines, level)
+        if not any(span.text.strip() for span in shared):
+            continue
         if upright and level == len(side.axes) - 1:
             values, height = _upright_values(shared, track, metrics, y)
         else:

@@ -25,7 +25,7 @@ class AddToGrid(io.ComfyNode):
             search_aliases=["label images", "compare", "side by side"],
             inputs=[
                 io.Image.Input("image", tooltip="One image, or a batch, whose images are numbered."),
-                io.String.Input("name", default="image", tooltip="Stands above it in the figure."),
+                io.String.Input("name", default="image", tooltip="Stands above it in the figure; empty for none."),
                 GridSocket.Input("grid", optional=True, tooltip="From another Add to Grid; this image comes after."),
             ],
             outputs=[GridSocket.Output("grid", tooltip="For Figure, or for one more Add to Grid.")],
@@ -39,12 +39,13 @@ class AddToGrid(io.ComfyNode):
 
         axis = _own_axis(grid)
         store = CellStore(work_folder() / "cells")
-        names = [name] if len(image) == 1 else [f"{name} {number}" for number in range(1, len(image) + 1)]
+        names = [name] if len(image) == 1 else [f"{name} {number}".strip() for number in range(1, len(image) + 1)]
         results = [
             keep_image(store, to_pillow(one), 0.0, {"name": each}) for one, each in zip(image, names, strict=True)
         ]
         before = () if grid is None else grid.results
-        together = Axis(PARAMETER, ((*axis.values, *names) if axis else tuple(names)), UNLABELLED)
+        every = (*(axis.values if axis else ()), *names)
+        together = Axis(PARAMETER, every, UNLABELLED, tuple(map(str, every)))
         return io.NodeOutput(Grid((together,), (*before, *results), {}))
 
 

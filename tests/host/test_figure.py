@@ -240,7 +240,11 @@ def test_images_of_any_origin_stand_side_by_side(host: Host) -> None:
     found["two"] = node("MjesecAddToGrid", image=["mask", 0], name="mask", grid=["one", 0])
     found["figure"]["inputs"] |= {"grid": ["two", 0], "margin": 0, "gap": 0}
     (path,) = host.outputs({"outputs": {"figure": host.run(found)["outputs"]["figure"]}})
-    assert Image.open(path).width == 2 * 128
+    named = Image.open(path)
+    assert named.width == 2 * 128 and named.height > 64
+    found["one"]["inputs"]["name"] = found["two"]["inputs"]["name"] = ""
+    (path,) = host.outputs({"outputs": {"figure": host.run(found)["outputs"]["figure"]}})
+    assert Image.open(path).size == (2 * 128, 64), "what has no name has no header"
     found["two"]["inputs"]["grid"] = ["swept", 0]
     found |= {"swept" if key == "sweep" else key: value for key, value in graph([("CFG scale", "2")]).items()
               if key in ("ckpt", "sweep", "axis0")}  # fmt: skip
