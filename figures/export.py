@@ -49,7 +49,7 @@ def latex_snippet(
 
     width_mm: printed width; None takes the text width. A page is never higher than nine tenths of the text.
     label: letters, digits and -:._ only, else ValueError.
-    pages: how many the file has; with a caption, all bear one number (needs caption).
+    pages: how many the file has; with a caption, all bear one number (needs the package caption).
     """
     if label and not re.fullmatch(r"[\w:.\-]+", label):
         raise ValueError(f'"{label}" cannot be a LaTeX label; use letters, digits and - : . _ only.')

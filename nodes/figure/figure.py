@@ -49,7 +49,7 @@ class Figure(io.ComfyNode):
                     default=0,
                     min=0,
                     max=16384,
-                    tooltip="Width of a cell in pixels; 0 keeps every pixel as it is.",
+                    tooltip="Width of a cell in pixels, at least 8; 0 keeps every pixel as it is.",
                 ),
                 io.Boolean.Input("tags", default=False, tooltip="(a), (b), … below the cells.", advanced=True),
                 io.Int.Input(
@@ -65,14 +65,14 @@ class Figure(io.ComfyNode):
             outputs=[
                 io.Image.Output("figure", tooltip="The figure as an image."),
                 io.String.Output("path", tooltip="Where the PNG lies."),
-                io.String.Output("latex", tooltip="A figure environment that includes the PDF; empty without one."),
+                io.String.Output("latex", tooltip="A figure environment for each page of the PDF; empty without one."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
         )
 
     @classmethod
     def validate_inputs(
-        cls, filename_prefix: str | None, cell_width: int | None, files: str | None = None,
+        cls, filename_prefix: str | None = None, cell_width: int | None = None, files: str | None = None,
         width_mm: float | None = None, font_size_pt: float | None = None, placement: str | None = None,
     ) -> bool | str:  # fmt: skip
         """Before anything is sampled; what comes by a wire is None here, and is checked when it is there."""
@@ -140,7 +140,7 @@ def _for_print() -> list[io.Input]:
             max=5000.0,
             step=1,
             optional=True,
-            tooltip="Printed width in mm, text set for it; 0 lets dpi decide. The text of A4 is about 160 wide.",
+            tooltip="Printed width in mm, 10 or more, text set for it; 0 lets dpi decide. A4's text is about 160 wide.",
             advanced=True,
         ),
         io.Float.Input(

@@ -31,6 +31,7 @@ from ...figures import (
     write_manifest_csv,
     write_manifest_json,
 )
+from ...figures.values import quoted
 from ..images import MOST_WIRED_PIXELS, to_tensor
 from ..sweep.grid import Grid, Index
 
@@ -59,7 +60,7 @@ def check_names(prefix: str, files: str) -> None:
         ValueError: quotes what cannot be.
     """
     if files not in FILES:
-        raise ValueError(f'The files of a figure are {" or ".join(FILES)}, not "{files}".')
+        raise ValueError(f"The files of a figure are {' or '.join(map(quoted, FILES))}, not {quoted(files)}.")
     root, place = folder_paths.get_output_directory(), os.path.normpath(_FILLED_IN_BY_HOST.sub("0", prefix))
     if not folder_paths.is_within_directory(root, os.path.join(root, os.path.dirname(place))):
         raise ValueError(f'The filename_prefix "{prefix}" leads out of the output folder; give a name below it.')

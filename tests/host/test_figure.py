@@ -104,7 +104,7 @@ def test_axes_go_where_they_are_placed(host: Host) -> None:
         ({"cell_width": 7}, "The figure's cell_width is 7; it must be from 8"),
         ({"font_size_pt": 0.5}, "The figure's font_size_pt is 0.5; it must be from 1"),
         ({"width_mm": 0.5}, "The figure's width_mm is 0.5; it must be from 10"),
-        ({"files": "BMP"}, 'The files of a figure are PNG or .*, not "BMP"'),
+        ({"files": "BMP"}, 'The files of a figure are "PNG" or .*, not "BMP"'),
         ({"filename_prefix": "../figure"}, "leads out of the output folder"),
         *(
             ({"filename_prefix": f"unwritten/{name}", "files": "PNG, PDF"}, "LaTeX cannot include a file called")

@@ -7,7 +7,7 @@ import { factsOf, firstView, nameOf, placed } from './sweep.mjs'
 
 /** @typedef {import('./sweep.mjs').Cell} Cell */
 
-const NO_SWEEP = 'This figure shows no sweep, but a view of one or other images. Press the button on the Sweep, or choose one above.'
+const NO_SWEEP = 'This figure shows no sweep itself, but a view of one, or other images: press the button on the Sweep node, or choose a sweep above.'
 const KEYS = 'Arrow keys move, Enter chooses, Shift+Enter or Shift+click compares, G opens a cell as a graph, + and − zoom.'
 
 /**
