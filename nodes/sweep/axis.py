@@ -55,6 +55,7 @@ class SweepAxis(io.ComfyNode):
             description="One parameter and its values. Chain several for a grid: the first gives the columns, the "
             "second the rows.",
             search_aliases=["xy plot", "xyz grid", "parameter sweep"],
+            has_intermediate_output=True,
             inputs=[
                 AxesSocket.Input("axes", optional=True, tooltip="Axes that come before this one."),
                 io.Combo.Input("parameter", options=list(PARAMETERS), tooltip="What this axis varies."),

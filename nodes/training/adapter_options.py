@@ -24,6 +24,7 @@ class AdapterOptions(io.ComfyNode):
             description="What is trained: LoRA, LoHa or LoKr; DoRA, rsLoRA, PiSSA; convolutions; single blocks; "
             "drop-out; a running mean of the weights; and how the frozen base is stored.",
             search_aliases=["dora", "rslora", "pissa", "loha", "lokr", "lycoris", "conv_dim", "block weight", "ema"],
+            has_intermediate_output=True,
             inputs=[settings_input(), *_kind_inputs(), *_layer_inputs(), *_drop_inputs(), *_mean_inputs()],
             outputs=changed_settings(),
         )

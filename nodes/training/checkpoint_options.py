@@ -26,6 +26,7 @@ class CheckpointOptions(io.ComfyNode):
             description="When the images held out of training are measured, when training ends early, and what is "
             "written on the way.",
             search_aliases=["validation loss", "early stopping", "best checkpoint", "save every", "tensorboard"],
+            has_intermediate_output=True,
             inputs=[
                 TrainSettingsSocket.Input("settings", tooltip="From Training Settings or another options node."),
                 _steps(

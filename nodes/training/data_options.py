@@ -24,6 +24,7 @@ class CaptionOptions(io.ComfyNode):
             description="How captions are varied from step to step: shuffled, dropped, drawn from wildcards; a trigger "
             "word; captions of more than 75 tokens.",
             search_aliases=["caption dropout", "shuffle tags", "keep tokens", "trigger word", "max token length"],
+            has_intermediate_output=True,
             inputs=[
                 settings_input(),
                 io.String.Input(
@@ -94,6 +95,7 @@ class ImageOptions(io.ComfyNode):
             description="How image files become training images: mirrored, turned by EXIF, the colour behind "
             "transparency, several resolutions at once.",
             search_aliases=["flip augmentation", "exif", "alpha", "multi resolution"],
+            has_intermediate_output=True,
             inputs=[
                 settings_input(),
                 io.Boolean.Input("flip", default=False, tooltip="Mirrors each image half of the times it is seen."),

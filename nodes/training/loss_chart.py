@@ -27,7 +27,7 @@ class LossChart(io.ComfyNode):
             description="The loss of every step with a running mean, and held-out losses, on the screen or for print; "
             "also of ComfyUI's trainer.",
             search_aliases=["loss graph", "training curve"],
-            has_intermediate_output=True,
+            is_output_node=True,
             inputs=[
                 LossMap.Input("loss_map", tooltip="From Train SDXL LoRA or Train LoRA."),
                 io.String.Input("title", default="", tooltip="Stands above the chart; empty for none."),

@@ -19,6 +19,7 @@ class MemoryOptions(io.ComfyNode):
             category=CATEGORY,
             description="What a training spares: memory or time. What is learnt is the same but for rounding.",
             search_aliases=["low vram", "out of memory", "gradient checkpointing", "torch compile", "cuda graphs"],
+            has_intermediate_output=True,
             inputs=[
                 TrainSettingsSocket.Input("settings", tooltip="From Training Settings or another options node."),
                 io.Combo.Input(

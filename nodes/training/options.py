@@ -53,6 +53,7 @@ class OptimizerOptions(io.ComfyNode):
             description="Any optimizer by its class's name, its arguments, rates of single parts, and the schedule's "
             "numbers.",
             search_aliases=["optimizer args", "lora+", "learning rate", "scheduler", "schedule-free"],
+            has_intermediate_output=True,
             inputs=[
                 settings_input(),
                 io.String.Input(
@@ -142,6 +143,7 @@ class LossOptions(io.ComfyNode):
             description="What is measured, at which noise, and how much each image and noise level counts. "
             "v-prediction and zero terminal SNR need no switch: they are taken from the MODEL.",
             search_aliases=["min snr", "huber", "noise offset", "masked loss", "multires noise", "prior preservation"],
+            has_intermediate_output=True,
             inputs=[settings_input(), *_loss_inputs(), *_noise_inputs()],
             outputs=changed_settings(),
         )

@@ -1,4 +1,4 @@
-/** The viewer's button on Sweep and Figure, which remember the sweep that they made, and the names of a figure's files. */
+/** The viewer's button on Sweep and Figure, which remember the sweep that they made, and the names of files for print. */
 import { api, app, filledIn } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
 import { follow } from '../lib/nodes.mjs'
@@ -6,6 +6,7 @@ import { Routes } from '../lib/routes.mjs'
 import { openViewer } from './viewer.mjs'
 
 const KINDS = ['MjesecSweep', 'MjesecFigure']
+const FILES_OF = ['MjesecFigure', 'MjesecLossChart']
 const PROPERTY = 'mjesec_sweep'
 const routes = new Routes(api)
 
@@ -22,7 +23,7 @@ export function addFigureViewer(node) {
 
 /** @param {any} node */
 export function fillInFileNames(node) {
-  if (node.comfyClass !== 'MjesecFigure') return
+  if (!FILES_OF.includes(node.comfyClass)) return
   const widget = node.widgets?.find((/** @type {any} */ each) => each.name === 'filename_prefix')
   if (widget) widget.serializeValue = () => filledIn(widget.value)
 }
