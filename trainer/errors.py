@@ -10,6 +10,7 @@ ValueError
     ├── NonFiniteLoss       the loss became NaN or infinite (step)
     ├── MemoryShortage      a training step, or what is done beside them, does not fit into memory (step)
     └── LoraFileError       a LoRA file that cannot be read or written
+        └── NameTaken       another run's file has the name of one that was to be written
 Exception
 └── Cancelled               the user stopped the run; nothing is wrong
 """
@@ -93,6 +94,10 @@ class MemoryShortage(TrainerError):
 
 class LoraFileError(TrainerError):
     """A LoRA file that cannot be read or written."""
+
+
+class NameTaken(LoraFileError):
+    """A file that is not to be replaced has the name of one that was to be written."""
 
 
 class Cancelled(Exception):  # a decision of the user, not an error

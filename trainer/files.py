@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import LoraFileError
+from .errors import LoraFileError, NameTaken
 
 # seconds
 _WAITS = (0.05, 0.1, 0.2, 0.3, 0.4)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a temporary file beside ``path``, flush it to the disk and rename it.
+def write_atomically(
+    path: Path, write: Callable[[Path], None], *, replaceable: Callable[[Path], bool] | None = None
+) -> None:
+    """Let ``write`` make a temporary file beside ``path``, flush it to the disk and give it that name.
+
+    replaceable: whether an earlier file of that name may be replaced; None where any may.
 
     Raises:
+        NameTaken: an earlier file has the name that is not replaceable, whenever it came to be there.
         LoraFileError: the file could not be written; an earlier one of that name is as it was.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -27,7 +33,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(scratch)
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
-        _rename(scratch, path)
+        if replaceable is None:
+            _rename(scratch, path)
+        else:
+            _claim(scratch, path, replaceable)
         _flush_folder(path.parent)
     except Exception as error:
         # safetensors reports a full disk as its own error type, with the system's words inside
@@ -44,16 +53,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and see that a file can be made in it: before hours of work and not after.
+    """Look whether files could be written to a folder that need not be there yet; nothing is left in it.
 
     Raises:
-        LoraFileError: it cannot be.
+        LoraFileError: they could not.
     """
-    probe = folder / f".mjesec.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=place):
+            return
     except OSError as error:
         raise LoraFileError(f"Nothing can be written to '{folder}' ({_words(error)}); {_cure(error)}.") from error
 
@@ -61,6 +69,34 @@ def check_writable(folder: Path) -> None:
 def _cure(error: Exception) -> str:
     full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "make room there" if full else "see that the folder, or what it is a link to, is there and may be written to"
+
+
+def _claim(scratch: Path, path: Path, replaceable: Callable[[Path], bool]) -> None:
+    try:
+        _take_free(scratch, path)
+    except FileExistsError:
+        if not replaceable(path):
+            raise NameTaken(f"'{path.name}' has become another's meanwhile and is left alone; queue again.") from None
+        _rename(scratch, path)
+
+
+def _take_free(scratch: Path, path: Path) -> None:
+    """Give the file a name that is free: of several who want it at the same time one alone gets it.
+
+    Raises FileExistsError for all others.
+    """
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # a disk without hard links, such as FAT
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        try:
+            _rename(scratch, path)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def _rename(scratch: Path, path: Path) -> None:

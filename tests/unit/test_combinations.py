@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -10,7 +12,7 @@ import pytest
 import tiny_parts
 import torch
 from pack.trainer.errors import BrokenImages, SettingsError
-from pack.trainer.lora.file import read_lora
+from pack.trainer.lora.file import read_lora, read_metadata
 from pack.trainer.runs.identity import run_id
 from pack.trainer.runs.log import RunLog, read_records
 from pack.trainer.runs.run import train
@@ -165,6 +167,39 @@ def test_files_that_another_run_has_put_there_in_the_meantime_stay(tmp_path: Pat
     again.parts = tiny_parts.no_parts
     assert train(again).reused
     assert {path.stem.removeprefix("copy") for path in loras.glob("copy*")} == ends
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_runs_that_end_at_the_same_moment_both_files_stay(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run begins and ends between the first one's last look at its name and its writing of the file."""
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    settings = replace(SHORT, ema=EmaSettings(decay=0.9, file="beside"))
+    other = make_job(tmp_path, replace(SHORT, seed=99))
+    job = make_job(tmp_path, settings, Log())
+    loras, found = tmp_path / "loras", {}
+
+    def meanwhile() -> dict[str, str]:
+        found[loras / "mjesec.safetensors"] = train(other).path.read_bytes()
+        return {}
+
+    job.keepsakes = meanwhile
+    result = train(job)
+    assert {path: path.read_bytes() for path in found} == found
+    aside = f"mjesec_{read_metadata(result.path)['mjesec_run'][:8]}"
+    assert sorted(path.name for path in loras.iterdir()) == [
+        "mjesec.safetensors",
+        f"{aside}-ema.safetensors",
+        f"{aside}.safetensors",
+    ]
+    assert result.path.stem == aside
+    assert "mjesec.safetensors has become another run's since this one began" in result.report
 
 
 def test_a_run_is_the_same_whether_a_mark_that_no_caption_has_is_one(tmp_path: Path) -> None:

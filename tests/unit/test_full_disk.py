@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,18 @@ Disk = dict[str, object]
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """``full``: endings of names for which there is no room. ``written``: names of the files that had it, in order."""
     held: Disk = {"full": (), "written": []}
-    rename = os.replace
 
-    def instead(source: Path, target: Path) -> None:
-        if str(target).endswith(held["full"]):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        rename(source, target)
-        held["written"].append(Path(target).name)
+    def watched(call: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def instead(source: Path, target: Path) -> None:
+            if str(target).endswith(held["full"]):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            call(source, target)
+            held["written"].append(Path(target).name)
 
-    monkeypatch.setattr(os, "replace", instead)
+        return instead
+
+    for name in ("replace", "link"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
     return held
 
 

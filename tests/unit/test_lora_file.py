@@ -19,7 +19,7 @@ import tiny_parts
 import torch
 from pack.trainer.adapters.adapters import Adapters, add_adapters
 from pack.trainer.dataset.samples import Dataset, Sample
-from pack.trainer.errors import LoraFileError
+from pack.trainer.errors import LoraFileError, NameTaken
 from pack.trainer.lora.file import hashes, lora_tensors, read_lora, read_metadata, save_lora
 from pack.trainer.lora.header import MAX_HEADER
 from pack.trainer.lora.metadata import RunFacts, lora_metadata
@@ -376,7 +376,7 @@ spec = importlib.util.spec_from_file_location('pack', root + '/__init__.py', sub
 sys.modules['pack'] = importlib.util.module_from_spec(spec)
 import torch
 from safetensors.torch import save_file
-from pack.trainer.errors import LoraFileError
+from pack.trainer.errors import LoraFileError, NameTaken
 from pack.trainer.files import write_atomically
 from pack.trainer.lora.file import save_lora
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -415,3 +415,62 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LoraFileError, match="'a.safetensors' could not be written to .*file"):
         save_lora(tmp_path / "file" / "a.safetensors", big_tensors(), {})
+
+
+CLAIMING = """
+import importlib.util, os, sys
+from pathlib import Path
+root, folder, me, links = sys.argv[1:]
+spec = importlib.util.spec_from_file_location('pack', root + '/__init__.py', submodule_search_locations=[root])
+sys.modules['pack'] = importlib.util.module_from_spec(spec)
+from pack.trainer.errors import NameTaken
+from pack.trainer.files import write_atomically
+def refused(*arguments):
+    raise PermissionError(1, 'Operation not permitted')
+if links == 'False':
+    os.link = refused
+os.fsync = lambda handle: None
+print('ready', flush=True)
+sys.stdin.readline()
+for number in range(500):
+    try:
+        write_atomically(
+            Path(folder, str(number)), lambda scratch: scratch.write_text(me), replaceable=lambda path: False
+        )
+        print(number)
+    except NameTaken:
+        pass
+"""
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_processes_that_want_one_name_one_gets_it_and_the_other_knows(links: bool, tmp_path: Path) -> None:
+    root, pipe = str(Path(__file__).absolute().parents[2]), subprocess.PIPE
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIMING, root, str(tmp_path), me, str(links)], stdin=pipe, stdout=pipe, text=True
+        )
+        for me in "ab"
+    ]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 2
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    won = {me: process.communicate(timeout=60)[0].split() for me, process in zip("ab", started, strict=True)}
+    assert [process.returncode for process in started] == [0, 0]
+    assert sorted(won["a"] + won["b"], key=int) == [str(number) for number in range(500)]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        number: me for me, numbers in won.items() for number in numbers
+    }
+
+
+def test_an_own_file_of_the_name_is_replaced_and_another_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_lora(path, big_tensors(), {"ss_steps": "1"}, replaceable=lambda path: False)
+    before = path.read_bytes()
+    with pytest.raises(NameTaken, match="'a.safetensors' has become another's meanwhile"):
+        save_lora(path, {"x.alpha": torch.ones(1)}, {}, replaceable=lambda path: False)
+    assert path.read_bytes() == before
+    save_lora(path, {"x.alpha": torch.ones(1)}, {}, replaceable=lambda path: path.read_bytes() == before)
+    assert read_lora(path).keys() == {"x.alpha"}
+    assert list(tmp_path.iterdir()) == [path]

@@ -7,7 +7,7 @@ kohya-ss/sd-scripts' networks.lora writes and A1111, Forge and ComfyUI read them
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,14 +61,20 @@ def hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
 
 
 def save_lora(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], extra: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    extra: Mapping[str, str] | None = None,
+    *,
+    replaceable: Callable[[Path], bool] | None = None,
 ) -> None:
     """Write the file, hashes included; a file of that name is replaced only when the new one is whole.
 
     The header stays below the 1 MiB that hosts read: of kohya's tags the rarest are left out for that, and of
-    ``extra``, further entries, the last ones.
+    ``extra``, further entries, the last ones. ``replaceable``: as of ``write_atomically``.
 
     Raises:
+        NameTaken: as of ``write_atomically``.
         LoraFileError: a value is not finite, or the file could not be written.
     """
     for name, tensor in tensors.items():
@@ -84,7 +90,7 @@ def save_lora(
     def write(scratch: Path) -> None:
         scratch.write_bytes(data)
 
-    write_atomically(path, write)
+    write_atomically(path, write, replaceable=replaceable)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -105,17 +111,18 @@ def read_precision(path: Path) -> str | None:
         return next((_IN_FILE.get(file.get_slice(name).get_dtype()) for name in factors), None)
 
 
-def copy_lora(path: Path, to: Path, extra: Mapping[str, str]) -> None:
+def copy_lora(path: Path, to: Path, extra: Mapping[str, str], *, replaceable: Callable[[Path], bool]) -> None:
     """Write a LoRA file once more, with the name ``to`` has wherever a file tells its name.
 
-    ``extra``: as of ``save_lora``, instead of the former file's.
+    ``extra``: as of ``save_lora``, instead of the former file's. ``replaceable``: as of ``write_atomically``.
 
     Raises:
+        NameTaken: as of ``write_atomically``.
         LoraFileError: the file cannot be read or written.
     """
     told = read_metadata(path) | {"ss_output_name": to.stem, "modelspec.title": to.stem}
     own = {name: value for name, value in told.items() if name.startswith(_OWN)}
-    save_lora(to, read_lora(path), own, extra)
+    save_lora(to, read_lora(path), own, extra, replaceable=replaceable)
 
 
 def read_lora(path: Path) -> dict[str, torch.Tensor]:

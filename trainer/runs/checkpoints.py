@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from ..dataset.samples import Dataset
-from ..errors import LoraFileError, NonFiniteLoss
+from ..errors import LoraFileError, NameTaken, NonFiniteLoss
 from ..files import reason
 from ..lora.file import lora_tensors, save_lora
 from ..lora.metadata import RunFacts, lora_metadata
@@ -54,7 +55,7 @@ class Checkpoints:
         # of the state on disk
         self._step = 0
         # what files are called beside the run's name, once others have taken that
-        self._aside = ""
+        self._aside, self._moved = "", 0
         # why that is not the latest, in a sentence; empty where the last one was saved
         self.unsaved = ""
 
@@ -206,25 +207,37 @@ class Checkpoints:
             return path
         mean = self.outputs.mean_of(path)
         beside = trainer.mean is not None and trainer.settings.ema.file == "beside"
-        self._make_way((mean, path) if beside else (path,))
-        if beside:
-            # first: the file itself says that the run is finished
-            with trainer.averaged():
-                self._write(trainer, self.place_of(mean), self._mark(trainer, mean))
-        with trainer.evaluating():
-            self._write(trainer, self.place_of(path), self._mark(trainer, path))
-        return self.place_of(path)
+        while True:
+            self._make_way((mean, path) if beside else (path,))
+            try:
+                if beside:
+                    # first: the file itself says that the run is finished
+                    with trainer.averaged():
+                        self._write(trainer, self.place_of(mean), self._mark(trainer, mean))
+                with trainer.evaluating():
+                    self._write(trainer, self.place_of(path), self._mark(trainer, path))
+                return self.place_of(path)
+            except NameTaken:
+                # by a run that ended at the same moment; a mean beside its file would look like its own
+                if beside and self._is_own(self.place_of(mean)):
+                    self.place_of(mean).unlink(missing_ok=True)
 
     def _make_way(self, paths: Iterable[Path]) -> None:
-        """Give this run's files another name from here on if one of these has become another run's."""
-        taken = (path.name for path in map(self.place_of, paths) if path.is_file() and run_of(path) != self.run)
-        if not self._aside and (name := next(taken, "")):
-            self._aside = f"_{self.run[:8]}"
+        """Give this run's files another name from here on as long as one of these has become another run's."""
+        while name := next((path.name for path in map(self.place_of, paths) if self._is_others(path)), ""):
+            self._moved += 1
+            self._aside = f"_{self.run[:8]}" + (f"_{self._moved}" if self._moved > 1 else "")
             stem = self.outputs.lora.stem
             self.warn(
                 f"{name} has become another run's since this one began, so the files of this one are called "
                 f"{stem}{self._aside} from here on."
             )
+
+    def _is_others(self, path: Path) -> bool:
+        return os.path.lexists(path) and not self._is_own(path)
+
+    def _is_own(self, path: Path) -> bool:
+        return run_of(path) == self.run
 
     def place_of(self, path: Path) -> Path:
         """Where a file of this run lies, which has another name if another run has taken one in the meantime."""
@@ -249,7 +262,8 @@ class Checkpoints:
         metadata = lora_metadata(settings, self.dataset, tuple(trainer.examples), facts)
         metadata["mjesec_losses"] = ",".join(f"{loss:.5g}" for loss in _thinned(progress.losses))
         metadata[VALIDATION_KEY] = json.dumps([[v.step, round(v.loss, 7)] for v in progress.validations])
-        save_lora(path, lora_tensors(trainer.adapters, settings.save_precision), metadata, self._keepsakes())
+        tensors = lora_tensors(trainer.adapters, settings.save_precision)
+        save_lora(path, tensors, metadata, self._keepsakes(), replaceable=self._is_own)
         self.log.write("saved", progress.step, file=path.name)
 
     def _mark(self, trainer: Trainer, path: Path) -> str:

@@ -18,15 +18,20 @@ def copy_run(place: Place, run: str, keepsakes: Mapping[str, str]) -> str:
     keepsakes: as ``extra`` of ``copy_lora``.
 
     Raises:
+        NameTaken: another run has written a file of that name in the meantime.
         LoraFileError: a file cannot be read or written.
     """
     twin, path = place.twin, place.outputs.lora
     assert twin is not None  # noqa: S101 - asked before
-    beside = [file for file in files_on_the_way(twin) if run_of(file) == run]
+
+    def own(file: Path) -> bool:
+        return run_of(file) == run
+
+    beside = [file for file in files_on_the_way(twin) if own(file)]
     for file in beside:
-        copy_lora(file, _renamed(file, twin, path), keepsakes)
+        copy_lora(file, _renamed(file, twin, path), keepsakes, replaceable=own)
     # last: the file itself says that the run is finished
-    copy_lora(twin, path, keepsakes)
+    copy_lora(twin, path, keepsakes, replaceable=own)
     count = sum(file != place.outputs.mean_of(twin) for file in beside)
     clause = f"{path.name} is a copy of it"
     if count:
