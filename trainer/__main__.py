@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 
-from .command_line import Command, command_of, make_job, read_run, told
+from .command_line import Command, check_job, command_of, make_job, read_run, told
 from .device import no_spill
 from .errors import TrainerError
 from .runs.run import train
-from .training.optim import check_optimizer
 from .training.processes import Processes, join
 
 INTERRUPTED = 130
+_PATIENCE = 5  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,16 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     with join(command.device) as processes:
         try:
-            _train(command, processes)
-        except TrainerError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            return 2
+            return _code_of(command, processes)
         except KeyboardInterrupt:
             if processes.main:
                 print("Run the same command again to go on.", file=sys.stderr)
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _code_of(command: Command, processes: Processes) -> int:
+    try:
+        _train(command, processes)
+    except TrainerError as error:
+        if not processes.main:
+            # mostly all fail alike, and who launched them ends the others once the main one has told it
+            time.sleep(_PATIENCE)
+        print(f"Error{'' if processes.main else f' of process {processes.rank}'}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -41,11 +50,10 @@ def _train(command: Command, processes: Processes) -> None:
     run, dataset = read_run(command, processes)
     if processes.main:
         print(told(run, dataset, command), flush=True)
-    device = processes.device(command.device)
     if command.check:
-        check_optimizer(run.settings, device)
+        check_job(command, run, processes)
         return
-    with no_spill(device):
+    with no_spill(processes.device(command.device)):
         train(make_job(command, run, dataset, processes))
 
 

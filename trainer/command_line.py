@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,17 @@ from .dataset.samples import Dataset
 from .dataset.scan import scan_folder
 from .device import free_bytes
 from .errors import DatasetError, ModelError, SettingsError
+from .files import check_writable
 from .kohya.configuration import ImageFolder, KohyaConfig, KohyaRun, Places, read_kohya
 from .kohya.report import report
 from .runs.console import ConsoleWatcher, SilentWatcher
 from .runs.identity import schedule_mark, weights_fingerprint
 from .runs.job import Base, Folders, Job, Watcher
+from .sdxl.packed import check_storage
 from .sdxl.parts import Parts
 from .sdxl.single_file import HEAD_CHANNELS, SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
 from .settings.training import PRECISIONS
+from .training.optim import check_optimizer
 from .training.processes import Processes
 
 
@@ -60,20 +64,28 @@ def command_of(arguments: Sequence[str] | None) -> Command:
     add("--output", default="", help="folder for LoRA files; else output_dir")
     add("--work", default="", help="folder for latents, states and logs; else 'mjesec' in the output folder")
     add("--name", default="", help="name of the LoRA file; else output_name")
-    add("--steps", type=int, default=0, help="optimizer steps; else the configuration's")
-    add("--seed", type=int, default=-1, help="else the configuration's, or 0")
-    add("--resolution", type=int, default=0, help="side in pixels; else the configuration's")
+    add("--steps", type=_at_least_one, default=0, help="optimizer steps; else the configuration's")
+    add("--seed", type=_at_least_zero, default=-1, help="else the configuration's, or 0")
+    add("--resolution", type=_at_least_one, default=0, help="side in pixels; else the configuration's")
     add("--precision", default="", choices=["", *PRECISIONS], help="else mixed_precision")
     add("--device", default="", help="such as cuda:1 or cpu; else the first GPU, or the CPU")
     add("--tokenizer", default="", help="folder with CLIP's vocab.json and merges.txt; else ComfyUI's")
     add("--head-channels", type=_at_least_one, default=HEAD_CHANNELS, help="channels of an attention head; 64 in SDXL")
-    add("--check", action="store_true", help="only reads everything and reports; trains nothing")
+    add("--check", action="store_true", help="looks whether a training could begin, and reports; trains nothing")
     return Command(**vars(parser.parse_args(arguments)))
 
 
 def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
+    return _at_least(1, text)
+
+
+def _at_least_zero(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least {least}")
     return int(text)
 
 
@@ -152,18 +164,9 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
     Raises:
         ModelError: no checkpoint, VAE or tokenizer.
     """
-    config, settings = Path(command.config), run.settings
-    checkpoint = command.checkpoint or run.places.checkpoint
-    if not checkpoint or not (path := _found(checkpoint, config)).is_file():
-        raise ModelError(
-            f"There is no checkpoint '{checkpoint}'; give --checkpoint FILE, SDXL's single-file safetensors. Nothing "
-            "is downloaded."
-        )
-    vae = command.vae or run.places.vae
-    file = SingleFile(path, _found(vae, config) if vae else None)
+    settings, file = run.settings, _open_base(command, run)
     tokenize = load_tokenizer(find_tokenizer(command.tokenizer))
     device = processes.device(command.device)
-    output = Path(command.output or run.places.output or ".")
     encoder = file.vae_encoder()
     watcher: Watcher = ConsoleWatcher() if processes.main else SilentWatcher()
     prediction = file.prediction(v_prediction=run.places.v_prediction)
@@ -188,7 +191,7 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
         dataset=dataset,
         settings=settings,
         base=_base(file, encoder, watcher, mark),
-        folders=Folders(output, Path(command.work) if command.work else output / "mjesec"),
+        folders=_folders(command, run),
         parts=parts,
         tokenize=tokenize,
         encode=make_encoder(encoder, device),
@@ -197,6 +200,51 @@ def make_job(command: Command, run: KohyaRun, dataset: Dataset, processes: Proce
         processes=processes,
         free_bytes=lambda: free_bytes(device),
     )
+
+
+def check_job(command: Command, run: KohyaRun, processes: Processes) -> None:
+    """Look whether a training could begin; nothing is trained, and nothing is left on the disk.
+
+    Raises:
+        TrainerError: whatever a training would stop at before its first step.
+    """
+    settings, file = run.settings, _open_base(command, run)
+    check_storage(settings.base_storage)
+    check_optimizer(settings, processes.device(command.device))
+    file.vae_encoder()
+    prediction, nowhere = file.prediction(v_prediction=run.places.v_prediction), torch.device("meta")
+    build_parts(
+        file.unet(),
+        *file.text(),
+        settings.precision,
+        nowhere,
+        prediction=prediction,
+        head_channels=command.head_channels,
+    )
+    folders = _folders(command, run)
+    for folder in (folders.loras, folders.work):
+        check_writable(folder)
+
+
+def _open_base(command: Command, run: KohyaRun) -> SingleFile:
+    config, vae = Path(command.config), command.vae or run.places.vae
+    checkpoint = command.checkpoint or run.places.checkpoint
+    if not checkpoint or not (path := _found(checkpoint, config)).is_file():
+        raise ModelError(
+            f"There is no checkpoint '{checkpoint}'; give --checkpoint FILE, SDXL's single-file safetensors. Nothing "
+            "is downloaded."
+        )
+    if vae and not _found(vae, config).is_file():
+        raise ModelError(
+            f"There is no VAE '{vae}'; give --vae FILE, SDXL's VAE as one safetensors, or leave it out for the "
+            "checkpoint's own. Nothing is downloaded."
+        )
+    return SingleFile(path, _found(vae, config) if vae else None)
+
+
+def _folders(command: Command, run: KohyaRun) -> Folders:
+    output = Path(command.output or run.places.output or ".")
+    return Folders(output, Path(command.work) if command.work else output / "mjesec")
 
 
 def _base(file: SingleFile, encoder: dict[str, torch.Tensor], watcher: Watcher, mark: str) -> Base:

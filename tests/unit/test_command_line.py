@@ -28,7 +28,7 @@ from pack.trainer.sdxl.parts import scaled_linear_alpha_bar, zero_terminal
 from pack.trainer.sdxl.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
 from pack.trainer.sdxl.vae_names import vae_config, vae_encoder_state
 from pack.trainer.training.loop import Step
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import dev
 
@@ -146,6 +146,41 @@ def test_a_check_reads_everything_and_trains_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def faulty(workplace: Path) -> Path:
+    """Checkpoints that lack a part each, and a file that is none."""
+    state = load_file(workplace / "tiny.safetensors")
+    lacking = {"unet": UNET_PREFIX, "proj_in": f"{UNET_PREFIX}input_blocks.4.1.proj_in", "te2": TE2_PREFIX}
+    for name, prefix in {**lacking, "vae": VAE_PREFIX}.items():
+        kept = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+        save_file(kept, workplace / f"no_{name}.safetensors")
+    (workplace / "text").write_text("no folder and no weights")
+    return workplace
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "says"),
+    [
+        ("--checkpoint", "none", "There is no checkpoint '"),
+        ("--checkpoint", "text", "is not a readable safetensors file; name SDXL's checkpoint."),
+        ("--checkpoint", "no_unet.safetensors", "holds no U-Net under"),
+        ("--checkpoint", "no_proj_in.safetensors", "The MODEL does not fit SDXL"),
+        ("--checkpoint", "no_te2.safetensors", "holds no bigG text encoder under"),
+        ("--checkpoint", "no_vae.safetensors", "holds no VAE under"),
+        ("--vae", "none", "There is no VAE '"),
+        ("--vae", "text", "is not a readable safetensors file; name SDXL's VAE."),
+        ("--output", "text/loras", "cannot be written to (Not a directory); choose another folder."),
+        ("--work", "text", "cannot be written to (Not a directory); choose another folder."),
+    ],
+)
+def test_a_check_stops_at_what_would_stop_a_training(
+    option: str, name: str, says: str, faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(faulty, tmp_path / "loras", "--check", option, str(faulty / name))) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "loras").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_says_how_to_go_on_and_does(
     number: int, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -177,7 +212,8 @@ def test_regularisation_images_count_as_much_as_the_others_and_by_their_weight(
 ) -> None:
     tiny_parts.write_images(tmp_path / "reg" / "1_disc", count=2, size=70)
     (tmp_path / "config.toml").write_text(CONFIG + f'reg_data_dir = "{tmp_path / "reg"}"\nprior_loss_weight = 0.5\n')
-    rest = arguments(workplace, tmp_path / "loras", "--images", str(workplace / "images"), "--check")
+    given = ("--images", str(workplace / "images"), "--checkpoint", str(workplace / "tiny.safetensors"))
+    rest = arguments(workplace, tmp_path / "loras", *given, "--check")
     assert main([str(tmp_path / "config.toml"), *rest[1:]]) == 0
     told = capsys.readouterr().out
     assert "4 steps of 1 image: 0.40 epochs of 10 steps." in told
@@ -228,21 +264,34 @@ def test_two_processes_train_what_one_does_on_the_same_batches(workplace: Path, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def apart(workplace: Path, folders: list[Path]) -> list[str]:
-    """One process for each folder, as on machines that share no disk; what they printed."""
+def test_an_error_of_all_processes_is_told_once(workplace: Path, tmp_path: Path) -> None:
+    done = launch(workplace, tmp_path, 2, "--checkpoint", "none.safetensors")
+    assert done.returncode != 0
+    assert done.stderr.count("There is no checkpoint 'none.safetensors'") == 1
+    assert "Error: There is no checkpoint" in done.stderr
+
+
+def start_apart(workplace: Path, folders: list[Path], *more_for_the_last: str) -> list[subprocess.Popen[str]]:
+    """One process for each folder, as on machines that share no disk."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {**os.environ, "HF_HUB_OFFLINE": "1", "WORLD_SIZE": str(len(folders)), "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    started = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-m", "trainer", *arguments(workplace, folder)], cwd=dev.ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "trainer", *arguments(workplace, folder),
+             *(more_for_the_last if folder == folders[-1] else ())],
+            cwd=dev.ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank, folder in enumerate(folders)
     ]  # fmt: skip
+
+
+def apart(workplace: Path, folders: list[Path]) -> list[str]:
+    """What the processes printed once they have trained."""
+    started = start_apart(workplace, folders)
     try:
         printed = [process.communicate(timeout=240)[0] for process in started]
     finally:
@@ -250,6 +299,18 @@ def apart(workplace: Path, folders: list[Path]) -> list[str]:
             process.kill()
     assert [process.returncode for process in started] == [0] * len(folders), printed
     return printed
+
+
+def test_an_error_of_one_process_alone_is_told_as_well(workplace: Path, tmp_path: Path) -> None:
+    started = start_apart(workplace, [tmp_path / "a", tmp_path / "b"], "--checkpoint", "none.safetensors")
+    try:
+        printed = started[1].communicate(timeout=240)[0]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert started[1].returncode == 2
+    assert "Error of process 1: There is no checkpoint 'none.safetensors'" in printed
 
 
 def test_processes_without_a_common_disk_go_on_from_the_main_ones_state(workplace: Path, tmp_path: Path) -> None:
@@ -372,7 +433,8 @@ def test_another_folder_of_images_is_seen_as_the_configuration_says(
 ) -> None:
     tiny_parts.write_images(tmp_path / "plain", count=3, size=70)
     (tmp_path / "config.toml").write_text(CONFIG + "dataset_repeats = 4\n")
-    rest = arguments(workplace, tmp_path / "loras", "--images", str(tmp_path / "plain"), "--check")
+    given = ("--images", str(tmp_path / "plain"), "--checkpoint", str(workplace / "tiny.safetensors"))
+    rest = arguments(workplace, tmp_path / "loras", *given, "--check")
     assert main([str(tmp_path / "config.toml"), *rest[1:]]) == 0
     told = capsys.readouterr().out
     assert "epochs of 12 steps." in told
@@ -380,9 +442,17 @@ def test_another_folder_of_images_is_seen_as_the_configuration_says(
 
 
 @pytest.mark.parametrize(
-    ("option", "says"), [(("--device", "foo"), "no device 'foo'"), (("--head-channels", "0"), "0")]
+    ("option", "says"),
+    [
+        (("--device", "foo"), "There is no device 'foo'"),
+        (("--device", "cuda:99"), "The device 'cuda:99' cannot be used ("),
+        (("--device", "xpu", "--check"), "The device 'xpu' cannot be used ("),
+        (("--head-channels", "0"), "0 is no whole number of at least 1"),
+        (("--seed", "-5"), "-5 is no whole number of at least 0"),
+        (("--steps", "0"), "0 is no whole number of at least 1"),
+    ],
 )
-def test_a_device_or_a_count_that_there_is_not_is_said(
+def test_a_device_or_a_number_that_cannot_be_is_said(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str], says: str
 ) -> None:
     try:

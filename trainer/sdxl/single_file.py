@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -50,7 +52,7 @@ class SingleFile:
         """
         if self.vae is None:
             return vae_encoder_state(self._part(VAE_PREFIX, "VAE"))
-        state = read_part(self.vae, "")
+        state = read_part(self.vae, "", "SDXL's VAE")
         prefixed = {n[len(VAE_PREFIX) :]: t for n, t in state.items() if n.startswith(VAE_PREFIX)}
         return vae_encoder_state(prefixed or state)
 
@@ -82,26 +84,29 @@ class SingleFile:
         return state
 
 
-def read_part(path: Path, prefix: str) -> State:
+def read_part(path: Path, prefix: str, wanted: str = "SDXL's checkpoint") -> State:
     """The tensors of a safetensors file whose names begin with ``prefix``, which is cut off.
 
     Raises:
-        ModelError: no safetensors file.
+        ModelError: no safetensors file; ``wanted`` is to be named instead.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {n[len(prefix) :]: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118
-    except Exception as error:
-        raise ModelError(f"'{path}' is not a readable safetensors file; name SDXL's checkpoint.") from error
+    with _opened(path, wanted) as file:
+        return {n[len(prefix) :]: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118
 
 
 def read_names(path: Path) -> set[str]:
-    """The names of a safetensors file's tensors. Raises ModelError."""
+    """The names of a checkpoint's tensors. Raises ModelError."""
+    with _opened(path, "SDXL's checkpoint") as file:
+        return set(file.keys())
+
+
+@contextmanager
+def _opened(path: Path, wanted: str) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return set(file.keys())
+            yield file
     except Exception as error:
-        raise ModelError(f"'{path}' is not a readable safetensors file; name SDXL's checkpoint.") from error
+        raise ModelError(f"'{path}' is not a readable safetensors file; name {wanted}.") from error
 
 
 def build_parts(

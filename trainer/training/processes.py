@@ -38,12 +38,22 @@ class Processes:
         """The device of this process; ``wanted`` counts where it is alone.
 
         Raises:
-            SettingsError: torch knows no device of that name.
+            SettingsError: torch knows no device of that name, or cannot use it.
         """
+        name = self.name or wanted or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            return torch.device(self.name or wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+            device = torch.device(name)
         except RuntimeError:
-            raise SettingsError(f"There is no device '{wanted}'; give one such as cpu, cuda or cuda:1.") from None
+            raise SettingsError(f"There is no device '{name}'; give one such as cpu, cuda or cuda:1.") from None
+        try:
+            torch.zeros(1, device=device)
+        # the second where torch was built without
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise SettingsError(
+                f"The device '{name}' cannot be used ({reason}); give another with --device, such as cpu."
+            ) from None
+        return device
 
     def rows(self, count: int) -> slice:
         """This process's part of ``count`` rows; parts differ by one row at most and may be empty."""
