@@ -101,7 +101,9 @@ def read_run(command: Command, processes: Processes) -> tuple[KohyaRun, Dataset]
         file = _found(name, path)
         try:
             return file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise SettingsError(f"The configuration '{file}' is no UTF-8 text; save it as UTF-8.") from None
+        except OSError as error:
             raise SettingsError(f"The configuration '{file}' cannot be read ({error}); correct its name.") from error
 
     config = read_kohya(read(command.config), read)
@@ -141,8 +143,7 @@ def read_images(command: Command, places: Places, config: Path) -> Dataset:
     prior = [folder for folder in folders if folder.regularisation]
     wanted = [folder for folder in folders if not folder.regularisation]
     if command.images:
-        like = wanted[0] if wanted else ImageFolder("", caption_extension=".txt")
-        wanted = [replace(like, path=command.images, layout="mixed")]
+        wanted = [replace(places.other, path=command.images)]
     if not wanted:
         raise DatasetError("The configuration names no images; set train_data_dir, or give --images FOLDER.")
 

@@ -441,6 +441,32 @@ def test_another_folder_of_images_is_seen_as_the_configuration_says(
     assert "train_data_dir: another value is given beside the configuration" in told
 
 
+def test_another_folder_than_those_of_a_dataset_toml_has_none_of_their_repeats(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_parts.write_images(tmp_path / "plain", count=3, size=70)
+    subset = "[[datasets.subsets]]\nimage_dir = 'images/1_disc'\nnum_repeats = 2\ncaption_extension = '.txt'\n"
+    (workplace / "data.toml").write_text(f"[[datasets]]\n{subset}")
+    (workplace / "with_data.toml").write_text(CONFIG + "dataset_config = 'data.toml'\n")
+    for more, steps, fate in (
+        ((), 10, "  num_repeats of image folder 1 = 2"),
+        (("--images", str(tmp_path / "plain")), 3, "  num_repeats of image folder 1: another folder of images"),
+    ):
+        rest = arguments(workplace, tmp_path / "loras", "--check", *more)
+        assert main([str(workplace / "with_data.toml"), *rest[1:]]) == 0
+        told = capsys.readouterr().out
+        assert f"epochs of {steps} steps." in told
+        assert fate in told
+
+
+def test_a_configuration_in_another_encoding_is_named_with_the_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-16")
+    assert main([str(tmp_path / "config.toml")]) == 2
+    assert "config.toml' is no UTF-8 text; save it as UTF-8." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [

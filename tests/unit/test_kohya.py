@@ -278,6 +278,14 @@ def test_a_share_of_images_is_held_out(photographs: Dataset) -> None:
     assert run(LEAST + "validate_every_n_epochs = 2").idle["validate_every_n_epochs"] == "no images are held out"
 
 
+def test_what_becomes_of_states_is_told_as_it_is() -> None:
+    idle = run(LEAST + "save_state = true\nsave_state_on_train_end = true\ncache_text_encoder_outputs = true\n"
+               "network_train_unet_only = true").idle  # fmt: skip
+    assert idle["save_state"].startswith("the state of every run is saved by itself until the run is finished")
+    assert idle["save_state_on_train_end"].startswith("the state of a finished run is deleted")
+    assert idle["cache_text_encoder_outputs"] == "the text of frozen encoders is always encoded once"
+
+
 def test_overrides_stand_above_the_configuration() -> None:
     result = run(THESIS, output_name="other", steps=10, seed=3, precision="bf16")
     assert result.settings == thesis_settings(output_name="other", steps=10, seed=3, precision="bf16")
@@ -316,6 +324,8 @@ REFUSED = [
     ('flip_aug = "maybe"', "it must be true or false, not 'maybe'"),
     ("max_train_epochs = -1", "max_train_epochs = -1 cannot be honoured: it must be a whole number"),
     ("network_dim = 0", "rank is 0; it must be a whole number of at least 1"),
+    ("cache_text_encoder_outputs = true", "the text encoders are trained; remove it, or set network_train"),
+    ('in_json = "meta.json"', "caption_table of Load Image Dataset in ComfyUI alone; take that, or"),
 ]  # fmt: skip
 
 
@@ -349,6 +359,15 @@ def test_all_refusals_are_told_at_once() -> None:
         ('resolution = "nan"', "it must be one or two whole numbers"),
         (LEAST + 'train_data_dir = "a"\ndataset_repeats = "a"', "dataset_repeats = 'a' is no whole number"),
         (DATASETS.replace("num_repeats = 2", 'num_repeats = "x"'), "num_repeats = 'x' is no whole number"),
+        ('train_data_dir = "C:\\Users\\me"', "no valid toml: .*, and write paths of Windows with / .*single"),
+        ('train_data_dir = "D:\\new\\train"', r"'D:\\new\\train' holds '\\n' where a path was meant: .* write"),
+        ('{"datasets": [{"subsets": [{"image_dir": "C:\\Users"}]}]}', "no valid JSON: .*, and write paths of Windows"),
+        (LEAST.encode("utf-16").decode("utf-8", "replace"), "no UTF-8 text; save it as UTF-8"),
+        ("--output_name=$NAME", r"'--output_name=\$NAME' holds the variable '\$NAME', .*; write its value"),
+        ('--output_dir="${HOME}/loras"', r"holds the variable '\$\{HOME\}'"),
+        ("--output_dir=%USERPROFILE%\\loras", "holds the variable '%USERPROFILE%'"),
+        ("--output_name=$env:NAME", r"holds the variable '\$env:NAME'"),
+        (2 * "python sdxl_train_network.py --seed=1\n", "starts sdxl_train_network.py 2 times; give one command"),
         (LEAST + "datasets = 5", "datasets is no list of sections"),
         (LEAST + "[datasets]\nresolution = 512", r"write each of them as \[\[datasets\]\]"),
         (LEAST + "[[datasets]]\nsubsets = 3", r"write each of them as \[\[datasets.subsets\]\]"),
@@ -364,6 +383,35 @@ def test_image_folders_that_differ_in_the_training_are_refused() -> None:
     text = DATASETS + '[[datasets.subsets]]\nimage_dir = "b"\nflip_aug = true\n'
     with pytest.raises(SettingsError, match=r"flip_aug differs among the image folders \(nothing, True\)"):
         run(text)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("", "bogus = 3", "bogus = 3 cannot be honoured: .* no such key; remove it"),
+        ("token_warmup_step = 0", "token_warmup_step = 5", "token_warmup_step = 5 cannot be honoured: captions have"),
+        ("color_aug = false", "color_aug = true", "colours are not varied"),
+        ("keep_tokens = 1", "keep_tokens = 2", None),
+        ("flip_aug = false", "", None),
+        ("alpha_mask = true", "", r"alpha_mask differs among the image folders \(True, nothing\)"),
+    ],
+)
+def test_what_only_one_image_folder_says_is_judged_by_what_it_says(first: str, second: str, says: str | None) -> None:
+    folders = "".join(f"[[datasets.subsets]]\nimage_dir = 'a'\n{lines}\n" for lines in (first, second))
+    text = f"{LEAST}[[datasets]]\n{folders}"
+    if says is None:
+        run(text)
+        return
+    with pytest.raises(SettingsError, match=says) as caught:
+        run(text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_faults_of_one_key_are_told() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_of('network_args = ["conv_dim=many", "block_dims=1,2"]')
+    told = str(caught.value).splitlines()
+    assert ["conv_dim=many is no number" in told[0], "'block_dims=1,2' has no counterpart" in told[1]] == [True, True]
 
 
 def test_no_key_of_sd_scripts_is_unknown() -> None:
@@ -405,6 +453,33 @@ def test_the_command_line_does_not_say_that_a_graph_draws_its_samples() -> None:
     assert outside["sample_at_first"] == inside["sample_at_first"] == "it is empty"
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "@echo off\nrem it's mine: python sdxl_train_network.py --seed 1\nset X=1\n{} ^\n  {}\npause\n",
+        "if not exist sdxl_train_network.py (exit)\n{} {}\nif %ERRORLEVEL% neq 0 pause\n",
+        "cd kohya && {} \\\n  {}\necho done 'and' it\n",
+        "{} {} && echo done\n",
+        "{} {} 2>&1 | tee log.txt",
+        "{} `\n{} > log.txt",
+        "{} {}; exit 0",
+        "python tools/prepare.py --size 3\n\n{}\n  {}\n\nRead-Host 'that is all'",
+    ],
+)
+def test_a_command_in_a_script_ends_where_its_shell_ends_it(script: str) -> None:
+    start = "accelerate launch --num_processes 2 --mixed_precision=bf16 './sdxl_train_network.py'"
+    text = script.format(start, "--resolution=1024 --caption_separator ';' --output_name \"a & b\" --enable_bucket")
+    result = run(text)
+    assert (result.settings.output_name, result.settings.buckets.enabled) == ("a & b", True)
+    assert result.values["caption_separator"] == ";"
+    assert result.values.keys() == {"resolution", "caption_separator", "output_name", "enable_bucket"}
+    told = "it is for what starts the script, and a graph trains in one process"
+    assert result.idle["--num_processes before the script"] == told
+    assert result.settings.precision == "fp32"
+    outside = read_kohya(text).run(None, in_graph=False)
+    assert "give it to accelerate launch before -m trainer" in outside.idle["--mixed_precision before the script"]
+
+
 def test_a_number_sign_within_a_value_ends_nothing() -> None:
     text = "# a note\naccelerate launch sdxl_train_network.py --resolution=1024 --output_name=moon#2 \\\n"
     text += "  --max_train_steps=500 \\\n  --network_train_unet_only"
@@ -439,10 +514,10 @@ FOLDERS = "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'a'
 
 def test_the_keys_of_an_image_folder_are_told_as_well() -> None:
     config = read_kohya(FOLDERS)
-    told = {"image_dir of an image folder", "num_repeats of an image folder", "is_reg of an image folder"}
+    told = {f"{key} of image folder 1" for key in ("image_dir", "num_repeats", "is_reg")}
     assert told <= config.run(None, in_graph=True).idle.keys()
     assert told <= config.run(None, in_graph=False).honoured.keys()
-    with pytest.raises(SettingsError, match="custom_attributes of an image folder cannot be honoured"):
+    with pytest.raises(SettingsError, match="custom_attributes of image folder 1 cannot be honoured"):
         read_kohya(FOLDERS + "custom_attributes = {a = 1}\n").run(None, in_graph=True)
 
 

@@ -11,7 +11,7 @@ from pack.trainer.dataset.report import dataset_report
 from pack.trainer.dataset.samples import Dataset
 from pack.trainer.dataset.scan import Layout, scan_folder
 from pack.trainer.errors import SettingsError
-from pack.trainer.kohya.configuration import KohyaRun, read_kohya
+from pack.trainer.kohya.configuration import ImageFolder, KohyaRun, read_kohya
 from pack.trainer.kohya.report import report
 from pack.trainer.settings.run_options import ValidationSettings
 from pack.trainer.training.caption_variants import fixed_caption
@@ -62,6 +62,50 @@ def test_the_share_held_out_is_of_the_images_that_are_learnt(
 ) -> None:
     both = combine([pictures(tmp_path / "moon", count)], pictures(tmp_path / "sky", 40))
     assert run(f"validation_split = {share}", both).settings.validation_images == held_out
+
+
+@pytest.mark.parametrize(("split", "held_out", "steps"), [(0.3, 0, 90), (0.4, 3, 60)])
+def test_the_share_held_out_is_of_each_folder(tmp_path: Path, split: float, held_out: int, steps: int) -> None:
+    for folder in range(3):
+        for shade in range(3):
+            picture(tmp_path / f"1_{folder}" / f"{shade}.png", 10 * folder + shade)
+    dataset = scan_folder(tmp_path)
+    result = run(f"validation_split = {split}\nmax_train_epochs = 10", dataset)
+    assert (result.settings.validation_images, result.settings.steps) == (held_out, steps)
+    told = "The 3 held-out images are drawn from all folders together; sd-scripts draws of each folder its share."
+    assert (told in report(result, dataset)) == bool(held_out)
+
+
+def test_a_folder_in_place_of_those_of_a_dataset_toml_has_none_of_their_keys() -> None:
+    folders = [
+        "image_dir = 'a'\nnum_repeats = 2\nclass_tokens = 'disc'\ncaption_extension = '.txt'",
+        "image_dir = 'b'\nnum_repeats = 3\ncaption_extension = '.cap'",
+        "image_dir = 'sky'\nnum_repeats = 4\nis_reg = true\ncaption_extension = '.txt'",
+    ]
+    text = LEAST + "[[datasets]]\n" + "".join(f"[[datasets.subsets]]\n{folder}\n" for folder in folders)
+    config = read_kohya("dataset_repeats = 5\n" + text)
+    assert config.places.other == ImageFolder("", 5, "", ".txt")
+    plain, other = (config.run(None, in_graph=False, instead=instead) for instead in ((), ("train_data_dir",)))
+    assert {key: plain.honoured[key] for key in plain.honoured if "image folder" in key} == {
+        "image_dir of image folder 1": "a",
+        "num_repeats of image folder 1": 2,
+        "class_tokens of image folder 1": "disc",
+        "caption_extension of image folder 1": ".txt",
+        "image_dir of image folder 2": "b",
+        "num_repeats of image folder 2": 3,
+        "caption_extension of image folder 2": ".cap",
+        "image_dir of image folder 3": "sky",
+        "num_repeats of image folder 3": 4,
+        "is_reg of image folder 3": True,
+        "caption_extension of image folder 3": ".txt",
+    }
+    assert plain.idle["dataset_repeats"] == "every image folder has its own"
+    lost = {key for key, reason in other.idle.items() if reason.startswith("another folder of images is given")}
+    assert lost == {key for key in plain.honoured if key.endswith(("folder 1", "folder 2"))} - {
+        "caption_extension of image folder 1"
+    }
+    assert other.honoured["dataset_repeats"] == 5
+    assert other.honoured["num_repeats of image folder 3"] == 4
 
 
 @pytest.mark.parametrize(

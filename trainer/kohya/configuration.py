@@ -13,7 +13,7 @@ from ..settings.training import TrainSettings
 from .keys import MUST_BE_OFF, NO_SAMPLES, SAMPLE_KEYS
 from .settings import is_folder_of_masks, read_settings
 from .text import KohyaText, Read, Subset, parse_kohya
-from .values import Keys
+from .values import Keys, is_empty, is_off
 
 _PLACES = {
     "pretrained_model_name_or_path": "the base comes from the MODEL and CLIP on the wire",
@@ -36,6 +36,10 @@ _OVERRIDDEN = {
     "mixed_precision": "precision",
 }
 _OF_A_FOLDER = ("image_dir", "num_repeats", "class_tokens", "is_reg", "caption_extension", "custom_attributes")
+# keys that stand for those of folders that have none
+_OF_EACH = {"dataset_repeats": "num_repeats", "caption_extension": "caption_extension"}
+_IN_GRAPH = "it is for what starts the script, and a graph trains in one process"
+_BESIDE = "it is for what starts the script; give it to accelerate launch before -m trainer"
 _MASKS = "conditioning_data_dir"
 _RENAMED = {"batch_size": "train_batch_size"}
 
@@ -57,11 +61,15 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class Places:
-    """What a configuration says about files; only the command line follows it, a graph has wires for it."""
+    """What a configuration says about files; only the command line follows it, a graph has wires for it.
+
+    other: how a folder is read that is given in place of those that are learnt.
+    """
 
     checkpoint: str
     vae: str
     folders: tuple[ImageFolder, ...]
+    other: ImageFolder
     output: str
     v_prediction: bool
     zero_terminal_snr: bool = False
@@ -86,8 +94,12 @@ class KohyaConfig:
 
     values: Mapping[str, object]
     places: Places
-    of_folders: Mapping[str, object] = field(default_factory=dict)
-    """Keys that only image folders of a dataset toml have, with a value of each."""
+    of_folders: tuple[Mapping[str, object], ...] = ()
+    """Of each image folder of a dataset toml the keys that are its own."""
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the training that its image folders have unlike, and their values in words."""
+    launcher: tuple[str, ...] = ()
+    """Keys of a command line that are for what starts the script."""
 
     def run(
         self,
@@ -105,11 +117,15 @@ class KohyaConfig:
         overrides: fields of `TrainSettings`, or ``resolution`` (width, height), that stand above the configuration.
 
         Raises:
-            SettingsError: a sentence for every key that cannot be honoured, or a value that no run can have.
+            SettingsError: a sentence for every key that cannot be honoured, among them those of the training that
+                image folders have unlike, or a value that no run can have.
         """
         keys = Keys(self.values)
         _read_places(keys, in_graph=in_graph)
-        _read_folders(keys, self.of_folders, in_graph=in_graph)
+        _read_folders(keys, self.of_folders, in_graph=in_graph, others="train_data_dir" in instead)
+        keys.idle |= dict.fromkeys(
+            (f"{name} before the script" for name in self.launcher), _IN_GRAPH if in_graph else _BESIDE
+        )
         try:
             settings = read_settings(keys, dataset, dict(overrides), processes)
         except SettingsError as error:
@@ -119,6 +135,9 @@ class KohyaConfig:
         if not in_graph:
             keys.idle_for(NO_SAMPLES, *filter(keys.given, SAMPLE_KEYS))
         keys.finish()
+        for key in sorted(self.unlike.keys() & keys.honoured.keys()):
+            values = self.unlike[key]
+            keys.tell(key, f"{key} differs among the image folders ({values}); give all of them the same value.")
         if keys.refused:
             raise SettingsError("\n".join(keys.refused.values()))
         return KohyaRun(settings, self.places, keys.honoured, keys.idle, self.values)
@@ -130,46 +149,50 @@ def read_kohya(text: str, read: Read | None = None) -> KohyaConfig:
     read: gives the text of a file that the configuration names; None where none can be read.
 
     Raises:
-        SettingsError: it cannot be parsed, or its image folders differ in more than one run can do.
+        SettingsError: it cannot be parsed, or an image folder has no place.
     """
     parsed = parse_kohya(text, read)
-    values = {**parsed.values, **_common(parsed.subsets)}
-    return KohyaConfig(values, _places(parsed), _of_folders(parsed.subsets))
+    common, unlike = _common(parsed.subsets)
+    of_folders = tuple({k: v for k, v in subset.values.items() if k in _OF_A_FOLDER} for subset in parsed.subsets)
+    return KohyaConfig({**parsed.values, **common}, _places(parsed), of_folders, unlike, parsed.launcher)
 
 
-def _common(subsets: tuple[Subset, ...]) -> dict[str, object]:
-    """The keys of a dataset toml that belong to the training, which must be the same in all its folders."""
+def _common(subsets: tuple[Subset, ...]) -> tuple[dict[str, object], dict[str, str]]:
+    """The keys of a dataset toml that belong to the training, and the values of those that its folders have unlike."""
     names = {name for subset in subsets for name in subset.values if name not in _OF_A_FOLDER}
-    out: dict[str, object] = {}
+    values: dict[str, object] = {}
+    unlike: dict[str, str] = {}
     for name in sorted(names):
         given = [subset.values.get(name) for subset in subsets]
         if name == _MASKS:
             # each folder has its own; one that is named otherwise than all must be is refused later
             given = sorted({str(value) for value in given if value}, key=is_folder_of_masks)[:1] or given
-        if any(value != given[0] for value in given):
-            shown = ", ".join("nothing" if value is None else str(value) for value in given)
-            raise SettingsError(f"{name} differs among the image folders ({shown}); give all of them the same value.")
-        out[_RENAMED.get(name, name)] = given[0]
-    return out
-
-
-def _of_folders(subsets: tuple[Subset, ...]) -> dict[str, object]:
-    return {name: given for subset in subsets for name, given in subset.values.items() if name in _OF_A_FOLDER}
+        key = _RENAMED.get(name, name)
+        # one that cannot be honoured is refused for that, whatever the others say
+        values[key] = next((value for value in given if not is_off(name, value)), given[0])
+        if any(value != values[key] and not (is_empty(value) and is_empty(values[key])) for value in given):
+            unlike[key] = ", ".join("nothing" if value is None else str(value) for value in given)
+    return values, unlike
 
 
 def _places(parsed: KohyaText) -> Places:
     values = parsed.values
-    extension = str(values.get("caption_extension") or values.get("caption_extention") or ".caption")
+    named = str(values.get("caption_extension") or values.get("caption_extention") or "")
+    extension = named or ".caption"
     if parsed.subsets:
         folders = tuple(_folder(subset, extension, values) for subset in parsed.subsets)
     else:
         repeats = _repeats(values, "dataset_repeats")
-        named = [(str(values.get(key) or ""), key == "reg_data_dir") for key in ("train_data_dir", "reg_data_dir")]
-        folders = tuple(ImageFolder(path, repeats, "", extension, reg, "folders") for path, reg in named if path)
+        keys = (("train_data_dir", False), ("reg_data_dir", True))
+        given = [(str(values.get(key) or ""), reg) for key, reg in keys]
+        folders = tuple(ImageFolder(path, repeats, "", extension, reg, "folders") for path, reg in given if path)
+    learnt = [folder.caption_extension for folder in folders if not folder.regularisation]
+    other = ImageFolder("", _repeats(values, "dataset_repeats"), "", [*learnt, named or ".txt"][0])
     return Places(
         checkpoint=str(values.get("pretrained_model_name_or_path") or ""),
         vae=str(values.get("vae") or ""),
         folders=folders,
+        other=other,
         output=str(values.get("output_dir") or ""),
         v_prediction=_is_on(values, "v_parameterization"),
         zero_terminal_snr=_is_on(values, "zero_terminal_snr"),
@@ -215,14 +238,22 @@ def _read_places(keys: Keys, *, in_graph: bool) -> None:
             keys.idle_for(instead, name)
 
 
-def _read_folders(keys: Keys, of_folders: Mapping[str, object], *, in_graph: bool) -> None:
-    if of_folders and not in_graph:
+def _read_folders(keys: Keys, folders: tuple[Mapping[str, object], ...], *, in_graph: bool, others: bool) -> None:
+    """others: the images that are learnt come from a folder that is given beside the configuration."""
+    if folders and not in_graph:
         keys.idle_for("the dataset configuration names the folders of images", "train_data_dir", "reg_data_dir")
-    for name, value in of_folders.items():
-        told = f"{name} of an image folder"
-        if name in MUST_BE_OFF and value:
-            keys.refused[told] = f"{told} cannot be honoured: {MUST_BE_OFF[name][1]}."
-        elif in_graph:
-            keys.idle[told] = "the images come from the dataset on the wire"
-        else:
-            keys.honoured[told] = value
+        for key, own in _OF_EACH.items():
+            if all(folder.get(own) not in (None, "") for folder in folders) and not others:
+                keys.idle_for("every image folder has its own", key)
+    learnt = [number for number, folder in enumerate(folders) if not folder.get("is_reg")]
+    for number, folder in enumerate(folders):
+        for name, value in folder.items():
+            told = f"{name} of image folder {number + 1}"
+            if not is_off(name, value) and name in MUST_BE_OFF:
+                keys.tell(told, f"{told} cannot be honoured: {MUST_BE_OFF[name][1]}.")
+            elif in_graph:
+                keys.idle[told] = "the images come from the dataset on the wire"
+            elif others and number in learnt and (name, number) != ("caption_extension", learnt[0]):
+                keys.idle[told] = "another folder of images is given beside the configuration"
+            else:
+                keys.honoured[told] = value

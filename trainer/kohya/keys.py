@@ -11,9 +11,13 @@ _MEMORY = "it changes the memory or speed of sd-scripts, not the result; this tr
 _ATTENTION = "attention is computed by torch's own functions"
 _HUB = "nothing is ever uploaded or downloaded"
 _LOGS = "every run writes its own log"
-_STATE = "the state of every run is saved by itself, and an interrupted run goes on from it"
+_STATE = "the state of every run is saved by itself until the run is finished, and only the latest is kept"
 _SAMPLES = "sample pictures are made by the graph, not by the configuration"
 NO_SAMPLES = "the command line draws no sample pictures; in ComfyUI, Training Samples does"
+_TABLE = (
+    "captions of metadata files are read by caption_table of Load Image Dataset in ComfyUI alone; take that, or write "
+    "them into text files beside the images"
+)
 _DATASET_CACHE = "images are read once and cached by their content"
 
 NO_EFFECT: dict[str, str] = {
@@ -63,7 +67,8 @@ NO_EFFECT: dict[str, str] = {
     "console_log_file": _LOGS,
     "console_log_simple": _LOGS,
     "save_state": _STATE,
-    "save_state_on_train_end": _STATE,
+    "save_state_on_train_end": "the state of a finished run is deleted, so that it cannot be lengthened: a longer run "
+    "begins anew",
     "save_last_n_epochs_state": _STATE,
     "save_last_n_steps_state": _STATE,
     "sample_prompts": _SAMPLES,
@@ -140,8 +145,8 @@ MUST_BE_OFF: dict[str, tuple[tuple[object, ...], str]] = {
     "save_last_n_epochs": ((0,), "no file is ever deleted; remove it and delete files yourself"),
     "save_last_n_steps": ((0,), "no file is ever deleted; remove it and delete files yourself"),
     "no_metadata": ((), "the file always says how it was made; remove it"),
-    "in_json": ((), "captions from metadata files are read by Load Image Dataset; choose that folder there"),
-    "metadata_file": ((), "captions from metadata files are read by Load Image Dataset; choose that folder there"),
+    "in_json": ((), _TABLE),
+    "metadata_file": ((), _TABLE),
     "lr_scheduler_type": ((), "schedules of one's own code are not loaded; give lr_scheduler"),
     "resize_interpolation": (("area",), "images are shrunk by area and enlarged by Lanczos; remove it"),
     "caption_prefix": ((), "words are put before captions by the trigger alone; write them into the caption files"),

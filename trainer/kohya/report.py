@@ -8,7 +8,7 @@ from ..dataset.samples import Dataset
 from ..settings.training import TrainSettings
 from ..training.batches import effective_epochs
 from .configuration import KohyaRun
-from .settings import kohya_steps_per_epoch
+from .settings import kohya_steps_per_epoch, learnt_of_folders
 
 Tokenize = Callable[[str], Sequence[int]]
 
@@ -23,7 +23,7 @@ def report(run: KohyaRun, dataset: Dataset | None, tokenize: Tokenize | None = N
     lines = [*_length_lines(run, dataset), *rate_lines(settings)]
     if dataset is not None and tokenize is not None:
         lines.append(_cut_line(settings, [len(tokenize(sample.caption)) - 2 for sample in dataset.samples]))
-    lines += _deviations(run)
+    lines += _deviations(run, dataset)
     if "seed" not in run.values:
         lines.append(f"seed is not given, and sd-scripts would draw one; {settings.seed} is taken.")
     lines.append(f"Honoured: {len(run.honoured)} keys.")
@@ -50,9 +50,14 @@ def _length_lines(run: KohyaRun, dataset: Dataset | None) -> list[str]:
     return lines
 
 
-def _deviations(run: KohyaRun) -> list[str]:
+def _deviations(run: KohyaRun, dataset: Dataset | None) -> list[str]:
     """Where this trainer does on purpose what sd-scripts does not."""
     loss, lines = run.settings.loss, []
+    if (held_out := run.settings.validation_images) and dataset and len(learnt_of_folders(dataset)) > 1:
+        lines.append(
+            f"The {held_out} held-out image{'s are' if held_out > 1 else ' is'} drawn from all folders together; "
+            "sd-scripts draws of each folder its share."
+        )
     if run.places.zero_terminal_snr and (loss.min_snr_gamma or loss.debiased or loss.v_prediction_like_noise):
         lines.append(
             "Weights of the loss follow the SNR of the rescaled noise levels; sd-scripts takes that of the levels "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 
 from ..dataset.buckets import BucketSettings, place
 from ..dataset.images import read_size
@@ -21,6 +23,8 @@ from ..training.batches import steps_per_epoch
 from .network import read_network
 from .optimizer import read_optimizer
 from .values import Fields, Keys
+
+_CACHED_TEXT = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
 
 
 def read_settings(keys: Keys, dataset: Dataset | None, overrides: Fields, processes: int = 1) -> TrainSettings:
@@ -46,7 +50,11 @@ def read_settings(keys: Keys, dataset: Dataset | None, overrides: Fields, proces
     if left := [f"{k}={v}" for k, v in network_arguments.items() if not _is_off(v)]:
         keys.refuse("network_args", f"'{left[0]}' has no counterpart here; remove it")
     fields |= {"loss": _loss(keys, dataset), "captions": _captions(keys)}
-    return TrainSettings(**fields)  # type: ignore[arg-type]
+    settings = TrainSettings(**fields)  # type: ignore[arg-type]
+    if settings.trains_text:
+        for name in filter(keys.given, _CACHED_TEXT):
+            keys.refuse(name, "the text encoders are trained; remove it, or set network_train_unet_only")
+    return settings
 
 
 def _is_off(value: str) -> bool:
@@ -151,9 +159,14 @@ def _length(keys: Keys, fields: Fields, dataset: Dataset | None, override: objec
 
 
 def _held_out(dataset: Dataset, share: float) -> int:
-    """How many images sd-scripts holds out (split_train_val), which never are regularisation images."""
-    count = sum(not sample.regularisation for sample in dataset.samples)
-    return count - math.ceil(count * (1 - share))
+    """How many images sd-scripts holds out of all folders (split_train_val), none of them for regularisation."""
+    return sum(count - math.ceil(count * (1 - share)) for count in learnt_of_folders(dataset))
+
+
+def learnt_of_folders(dataset: Dataset) -> list[int]:
+    """How many images each folder has that are not for regularisation."""
+    learnt = (sample for sample in dataset.samples if not sample.regularisation)
+    return list(Counter(os.path.dirname(sample.path) for sample in learnt).values())
 
 
 def _validation(keys: Keys, held_out: int, per_epoch: int | None) -> ValidationSettings:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
+from .command import one_line_each, parse_command
 
 Read = Callable[[str], str]
 """The text of a file that a configuration names."""
 
-SCRIPT = "sdxl_train_network.py"
+_FILES = ("pretrained_model_name_or_path", "vae", "train_data_dir", "reg_data_dir", "image_dir", "output_dir",
+          "conditioning_data_dir", "config_file", "dataset_config")  # fmt: skip
+_WINDOWS_PATHS = "write paths of Windows with / (in a toml also in single quotation marks)"
+_BACKSLASH = re.compile(r'"[^"\n]*\\[^"\n]*"')
 # keys of sd-scripts that take several values on a command line
 SEVERAL = ("base_weights", "base_weights_multiplier", "lr_scheduler_args", "network_args", "optimizer_args",
            "text_encoder_lr")  # fmt: skip
-_CONTINUED = re.compile(r"[\\^`][ \t]*\r?\n")
-_COMMENT_LINE = re.compile(r"(?m)^[ \t]*#.*$")
 # a line of arguments, or a script with some; in a toml such a text stands behind a key
 _ARGUMENTS = re.compile(r"(?m)^\s*--[a-zA-Z]|^(?!\s*[\w\"'.]+\s*=\s*[\"'\[{])[^#\n]*\.py[\"']?\s([^\n]*\s)?--[a-zA-Z]")
 
@@ -37,10 +38,14 @@ class Subset:
 
 @dataclass(frozen=True)
 class KohyaText:
-    """values: keys as they stand, of the training and of [general]. subsets: image folders of a dataset toml."""
+    """values: keys as they stand, of the training and of [general]. subsets: image folders of a dataset toml.
+
+    launcher: arguments of a command line that are for what starts the script, such as accelerate launch.
+    """
 
     values: Mapping[str, object]
-    subsets: tuple[Subset, ...] = field(default_factory=tuple)
+    subsets: tuple[Subset, ...] = ()
+    launcher: tuple[str, ...] = ()
 
 
 def parse_kohya(text: str, read: Read | None = None) -> KohyaText:
@@ -49,7 +54,8 @@ def parse_kohya(text: str, read: Read | None = None) -> KohyaText:
     Raises:
         SettingsError: neither toml, JSON nor arguments, or a file is named where none can be read.
     """
-    values, subsets = _parse_one(text.lstrip("\ufeff"))
+    parsed = _parse_one(text.lstrip("\ufeff"))
+    values, subsets = dict(parsed.values), parsed.subsets
     for key in ("config_file", "dataset_config"):
         if (name := values.pop(key, None)) in (None, ""):
             continue
@@ -60,32 +66,43 @@ def parse_kohya(text: str, read: Read | None = None) -> KohyaText:
             )
         if key == "config_file" and not str(name).endswith(".toml"):
             name = f"{name}.toml"
-        inner, more = _parse_one(read(str(name)))
+        inner = _parse_one(read(str(name)))
         # what stands on the command line wins over the file
-        values = {**inner, **values}
-        subsets += more
-    return KohyaText(values, tuple(subsets))
+        values = {**inner.values, **values}
+        subsets += inner.subsets
+    return KohyaText(values, subsets, parsed.launcher)
 
 
-def _parse_one(text: str) -> tuple[dict[str, object], list[Subset]]:
+def _parse_one(text: str) -> KohyaText:
     if not text.strip():
         raise SettingsError("The kohya configuration is empty; give a config.toml or the arguments of a training.")
+    # what UTF-16 is where it is read as UTF-8
+    if "\0" in text:
+        raise SettingsError("The kohya configuration is no UTF-8 text; save it as UTF-8.")
     if _is_arguments(text):
-        return _parse_arguments(text), []
+        words, launcher = parse_command(one_line_each(text))
+        return KohyaText(_collect(words), launcher=launcher)
     data = _parse_json(text) if text.lstrip().startswith("{") else _parse_toml(text)
-    return _flatten(data), list(_subsets(data))
+    parsed = KohyaText(_flatten(data), tuple(_subsets(data)))
+    for values in (parsed.values, *(subset.values for subset in parsed.subsets)):
+        _check_paths(values)
+    return parsed
+
+
+def _check_paths(values: Mapping[str, object]) -> None:
+    for key, value in values.items():
+        if key in _FILES and isinstance(value, str) and (odd := re.search(r"[\x00-\x1f]", value)):
+            raise SettingsError(
+                f"{key} = {value!r} holds {odd[0]!r} where a path was meant: within double quotes a backslash begins "
+                f"a special character; {_WINDOWS_PATHS}."
+            )
 
 
 def _is_arguments(text: str) -> bool:
-    text = _one_line_each(text)
+    text = one_line_each(text)
     if _ARGUMENTS.search(text):
         return True
     return bool(re.search(r"\s--[a-zA-Z]\w*([=\s]|$)", text)) and not re.search(r"(?m)^\s*[\w\"']+\s*=", text)
-
-
-def _one_line_each(text: str) -> str:
-    """A command that goes over several lines on one of them."""
-    return _CONTINUED.sub(" ", _COMMENT_LINE.sub("", text))
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
@@ -96,43 +113,26 @@ def _parse_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"The kohya configuration is no valid toml: {error}; correct that place.") from None
+        cure = f"correct that place{_hint(text)}"
+        raise SettingsError(f"The kohya configuration is no valid toml: {error}; {cure}.") from None
+
+
+def _hint(text: str) -> str:
+    return f", and {_WINDOWS_PATHS}" if _BACKSLASH.search(text) else ""
 
 
 def _parse_json(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise SettingsError(f"The kohya configuration is no valid JSON: {error}; correct that place.") from None
+        cure = f"correct that place{_hint(text)}"
+        raise SettingsError(f"The kohya configuration is no valid JSON: {error}; {cure}.") from None
     if "LoRA_type" in data:
         raise SettingsError(
             "This JSON holds the widgets of kohya's GUI; give the config_lora-….toml that the GUI writes into the "
             "output folder when a training starts."
         )
     return data
-
-
-def _parse_arguments(text: str) -> dict[str, object]:
-    lexer = shlex.shlex(_one_line_each(text), posix=True, punctuation_chars=False)
-    # a backslash is a part of Windows' paths, and a # within a word one of that word
-    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
-    try:
-        words = list(lexer)
-    except ValueError as error:
-        raise SettingsError(f"The arguments cannot be read ({error}); close every quotation mark.") from None
-    scripts = [number for number, word in enumerate(words) if word.endswith(".py")]
-    if scripts:
-        _check_script(words[scripts[0]])
-        words = words[scripts[0] + 1 :]
-    return _collect(words)
-
-
-def _check_script(path: str) -> None:
-    name = re.split(r"[/\\]", path)[-1]
-    if name != SCRIPT:
-        raise SettingsError(
-            f"The command line starts {name}, and only {SCRIPT} trains an SDXL LoRA; give its arguments."
-        )
 
 
 def _collect(words: Iterable[str]) -> dict[str, object]:

@@ -28,11 +28,11 @@ class Keys:
 
     def given(self, name: str) -> bool:
         """Whether the key is there and not empty."""
-        return not _empty(self._values.get(name))
+        return not is_empty(self._values.get(name))
 
     def flag(self, name: str) -> bool:
         value = self._take(name)
-        if _empty(value):
+        if is_empty(value):
             return False
         if str(value).lower() in ("true", "1"):
             return True
@@ -40,7 +40,7 @@ class Keys:
 
     def number(self, name: str, default: float) -> float:
         value = self._take(name)
-        if _empty(value):
+        if is_empty(value):
             return default
         try:
             number = float(str(value)) if not isinstance(value, bool) else math.nan
@@ -57,7 +57,7 @@ class Keys:
 
     def text(self, name: str, default: str = "") -> str:
         value = self._take(name)
-        return default if _empty(value) else str(value)
+        return default if is_empty(value) else str(value)
 
     def choice(self, name: str, default: str, allowed: Iterable[str]) -> str:
         value, allowed = self.text(name, default), tuple(allowed)
@@ -66,7 +66,7 @@ class Keys:
     def numbers(self, name: str) -> list[float]:
         """Numbers from a list, or from text with spaces or commas between them."""
         value = self._take(name)
-        if _empty(value):
+        if is_empty(value):
             return []
         pieces = value if isinstance(value, list) else [p for p in re.split(r"[\s,]+", str(value).strip("()[] ")) if p]
         try:
@@ -80,7 +80,7 @@ class Keys:
         quoted: values are Python literals, whose quotation marks belong to them.
         """
         value = self._take(name)
-        if _empty(value):
+        if is_empty(value):
             return {}
         pieces = [str(p) for p in value] if isinstance(value, list) else str(value).split()
         pieces = [piece.strip() for piece in pieces if piece.strip()]
@@ -98,25 +98,29 @@ class Keys:
 
     def refuse(self, name: str, cure: str) -> None:
         """``cure``: why it cannot be honoured, and what to do, without a full stop."""
-        self.refused[name] = f"{name} = {_shown(self._values.get(name))} cannot be honoured: {cure}."
+        self.tell(name, f"{name} = {_shown(self._values.get(name))} cannot be honoured: {cure}.")
+
+    def tell(self, name: str, sentence: str) -> None:
+        """Refuse a key with a whole sentence; of several all are told."""
+        told = self.refused.get(name, "").splitlines()
+        self.refused[name] = "\n".join(dict.fromkeys([*told, sentence]))
 
     def finish(self) -> None:
         """Look up every key that nothing has read."""
         for name, value in self._values.items():
             if name in self.honoured or name in self.idle or name in self.refused:
                 continue
-            if _empty(value):
+            if is_empty(value):
                 self.idle[name] = "it is empty"
             elif name in NO_EFFECT:
                 self.idle[name] = NO_EFFECT[name]
             elif name in OTHER_FAMILIES:
                 self.idle[name] = "it belongs to another family of models"
             elif name in MUST_BE_OFF:
-                off, cure = MUST_BE_OFF[name]
-                if _is_one_of(value, off):
+                if is_off(name, value):
                     self.idle[name] = "this value turns it off"
                 else:
-                    self.refuse(name, cure)
+                    self.refuse(name, MUST_BE_OFF[name][1])
             else:
                 self.refuse(name, self._unknown(name))
 
@@ -145,12 +149,18 @@ READ = (
 )  # fmt: skip
 
 
-def _empty(value: object) -> bool:
+def is_empty(value: object) -> bool:
+    """Whether a key with this value is as good as none."""
     return value is None or value is False or value in ("", [], {}, "false", "False", "None")
 
 
-def _is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
-    return any(str(value) == str(a) or (_numeric(value) and _numeric(a) and float(value) == float(a)) for a in allowed)
+def is_off(name: str, value: object) -> bool:
+    """Whether the key is as good as none, by what it does."""
+    off = MUST_BE_OFF[name][0] if name in MUST_BE_OFF else ()
+    return is_empty(value) or any(
+        str(value) == str(o) or (_numeric(value) and _numeric(o) and float(value) == float(o))  # type: ignore[arg-type]
+        for o in off
+    )
 
 
 def _numeric(value: object) -> bool:
