@@ -25,6 +25,7 @@ from pack.trainer.lora.header import MAX_HEADER
 from pack.trainer.lora.metadata import RunFacts, lora_metadata
 from pack.trainer.runs.run import train
 from pack.trainer.sdxl.base_hashes import BaseHashes
+from pack.trainer.settings.options import AdapterSettings
 from pack.trainer.settings.training import thesis_settings
 from pack.trainer.training.batches import steps_per_epoch
 
@@ -172,6 +173,24 @@ def test_the_metadata_are_strings_and_none_that_tools_read_is_missing() -> None:
 )
 def test_metadata_say_what_kohya_says(key: str, value: str) -> None:
     assert metadata_of_a_run()[key] == value
+
+
+@pytest.mark.parametrize("rank_stabilized", [False, True])
+@pytest.mark.parametrize("initial", ["kaiming", "pissa"])
+def test_rank_and_alpha_are_those_of_the_files_tensors(initial: str, rank_stabilized: bool, tmp_path: Path) -> None:
+    adapter = AdapterSettings(initial=initial, rank_stabilized=rank_stabilized, conv_rank=3, conv_alpha=2.0)
+    settings = tiny_parts.make_settings(steps=1, train="unet", rank=4, alpha=6.0, adapter=adapter)
+    path = train(tiny_parts.make_job(tmp_path, settings)).path
+    metadata, tensors = read_metadata(path), read_lora(path)
+    arguments = json.loads(metadata["ss_network_args"])
+    plain = int(metadata["ss_network_dim"]), float(metadata["ss_network_alpha"])
+    wide = int(arguments["conv_dim"]), float(arguments["conv_alpha"])
+    for name, down in tensors.items():
+        if name.endswith(".lora_down.weight"):
+            rank, alpha = wide if down.shape[2:] == (3, 3) else plain
+            assert down.shape[0] == rank
+            told = tensors[f"{name.removesuffix('.lora_down.weight')}.alpha"].item() / rank
+            assert told == pytest.approx(alpha / (rank**0.5 if "rs_lora" in arguments else rank))
 
 
 def test_structured_metadata_are_json() -> None:

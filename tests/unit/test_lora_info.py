@@ -74,6 +74,32 @@ def test_kohyas_entries_are_told_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ends", "joint"),
+    [
+        (("lora_A.weight", "lora_B.weight", "alpha"), "."),
+        (("lora_A.default.weight", "lora_B.default.weight", "lora_magnitude_vector"), "."),
+        (("lora.down.weight", "lora.up.weight"), "."),
+        (("lora.down.weight", "lora.up.weight"), "_"),
+    ],
+)
+def test_the_names_of_diffusers_and_peft_are_known(ends: tuple[str, ...], joint: str, tmp_path: Path) -> None:
+    layers = {
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": 4,
+        "unet.mid_block.attentions.0.proj_in": 8,
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1": 4,
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1": 4,
+    }
+    tensors = {
+        layer + joint + end: {"dtype": "F32", "shape": [rank, 16] if "A" in end or "down" in end else [16, rank]}
+        for layer, rank in layers.items()
+        for end in ends
+    }
+    facts = facts_of(lora_info(file_with(tmp_path / "d.safetensors", {}, tensors)))
+    assert facts["modules"] == "2 U-Net, 1 CLIP-L, 1 bigG"
+    assert facts["rank"] == "4, 8"
+
+
+@pytest.mark.parametrize(
     "value",
     ["{", "[1, 2]", "null", "7", '"text"', '{"a": 1}', '{"a": {"b": []}}', "[" * 2000, "9" * 5000, HOSTILE, "\ud800"],
 )  # fmt: skip

@@ -24,6 +24,18 @@ _LONGEST = 100_000_000  # bytes of a header; safetensors' own limit
 _LONGEST_TEXT = 20_000
 _MOST_TAGS = 60
 _PICTURE = re.compile(r"data:image/(webp|jpeg|png);base64,[A-Za-z0-9+/=\s]+")
+# kohya's names, peft's and diffusers' before it
+_DOWN = re.compile(r"\.lora_down\.weight$|\.lora_A(\.\w+)?\.weight$|[._]lora\.down\.weight$")
+_FACTOR = re.compile(r"\.lora_|[._]lora\.")
+_GROUPS = {
+    "lora_unet": "U-Net",
+    "lora_te1": "CLIP-L",
+    "lora_te2": "bigG",
+    "lora_te": "text encoder",
+    "unet": "U-Net",
+    "text_encoder_2": "bigG",
+    "text_encoder": "CLIP-L",
+}
 # shown as pictures or as graphs, or numbers that only a program reads
 _NOT_TEXT = ("workflow", "prompt", THUMBNAILS_KEY, "modelspec.thumbnail", "mjesec_losses", "mjesec_validation")
 
@@ -108,11 +120,10 @@ def _network(metadata: Mapping[str, str], tensors: Json) -> list[Fact]:
         ("arguments", "ss_network_args", _arguments),
         ("drop-out", "ss_network_dropout"),
     )
-    down = (".lora_down.weight", ".lora_A.weight")
-    ranks = sorted({side for name, entry in tensors.items() if name.endswith(down) for side in _shape(entry)[:1]})
+    ranks = sorted({side for name, entry in tensors.items() if _DOWN.search(name) for side in _shape(entry)[:1]})
     if ranks and "ss_network_dim" not in metadata:
         facts.append(("rank", ", ".join(map(str, ranks[:8]))))
-    groups = Counter(_group(name.partition(".")[0]) for name in {_module(name) for name in tensors})
+    groups = Counter(map(_group, dict.fromkeys(map(_module, tensors))))
     if tensors:
         facts.append(("modules", ", ".join(f"{count} {group}" for group, count in groups.most_common())))
         kinds = Counter(str(entry.get("dtype")) for entry in tensors.values() if isinstance(entry, dict))
@@ -122,13 +133,13 @@ def _network(metadata: Mapping[str, str], tensors: Json) -> list[Fact]:
 
 def _module(name: str) -> str:
     """The layer to which a tensor belongs."""
-    kohya = name.startswith("lora_")
-    return name.partition(".")[0] if kohya else name.rpartition(".lora")[0] or name.rpartition(".")[0]
+    kohya, factor = name.startswith("lora_"), _FACTOR.search(name)
+    return name.partition(".")[0] if kohya else name[: factor.start()] if factor else name.rpartition(".")[0]
 
 
 def _group(module: str) -> str:
-    groups = {"lora_unet": "U-Net", "lora_te1": "CLIP-L", "lora_te2": "bigG", "lora_te": "text encoder"}
-    return next((group for prefix, group in groups.items() if module.startswith(prefix)), "others")
+    first = module.partition(".")[0]
+    return next((group for prefix, group in _GROUPS.items() if first.startswith(prefix)), "others")
 
 
 def _images(metadata: Mapping[str, str]) -> list[Fact]:

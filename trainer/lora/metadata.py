@@ -44,6 +44,7 @@ def lora_metadata(
     """Metadata, every value a string, as kohya-ss/sd-scripts' train_network.py and sai_model_spec.py write them."""
     text, relative = settings.trains_text, settings.adafactor_relative_step
     width, height = settings.buckets.resolution
+    rank_fold, alpha_fold = _folds(settings)
     return {
         RUN_KEY: facts.run,
         "ss_session_id": str(int(facts.run[:8], 16)),
@@ -67,8 +68,8 @@ def lora_metadata(
         "ss_lr_scheduler": f"adafactor:{settings.unet_lr}" if relative else settings.schedule,
         "ss_network_module": "networks.lora" if settings.adapter.kind == "lora" else "lycoris.kohya",
         "ss_network_args": json.dumps(_network_arguments(settings)),
-        "ss_network_dim": str(settings.rank),
-        "ss_network_alpha": str(settings.alpha),
+        "ss_network_dim": str(settings.rank * rank_fold),
+        "ss_network_alpha": str(settings.alpha * alpha_fold),
         "ss_network_dropout": str(settings.adapter.dropout or None),
         "ss_mixed_precision": _KOHYA_PRECISION[settings.precision],
         "ss_full_fp16": "False",
@@ -124,10 +125,11 @@ def lora_metadata(
 def _network_arguments(settings: TrainSettings) -> dict[str, str]:
     """What kohya's network_args would be: only what is not at its default."""
     adapter, usual = settings.adapter, AdapterSettings()
+    rank_fold, alpha_fold = _folds(settings)
     named = {
         "algo": adapter.kind,
-        "conv_dim": adapter.conv_rank,
-        "conv_alpha": adapter.conv_alpha,
+        "conv_dim": adapter.conv_rank * rank_fold,
+        "conv_alpha": adapter.conv_alpha * alpha_fold if adapter.conv_rank else usual.conv_alpha,
         "rank_dropout": adapter.rank_dropout,
         "module_dropout": adapter.module_dropout,
         "factor": adapter.lokr_factor,
@@ -136,6 +138,15 @@ def _network_arguments(settings: TrainSettings) -> dict[str, str]:
     }
     plain = (usual.kind, usual.conv_rank, usual.conv_alpha, 0.0, 0.0, usual.lokr_factor, False, False)
     return {key: str(value) for (key, value), own in zip(named.items(), plain, strict=True) if value != own}
+
+
+def _folds(settings: TrainSettings) -> tuple[int, float]:
+    """How many times the settings' rank and alpha a file has: what PiSSA learns is a LoRA of twice the rank.
+
+    Its scale stays alpha / rank, or alpha / √rank with rs_lora.
+    """
+    fold = 2 if settings.adapter.initial == "pissa" else 1
+    return fold, fold ** (0.5 if settings.adapter.rank_stabilized else 1)
 
 
 def _optimizer_name(settings: TrainSettings) -> str:
