@@ -220,7 +220,8 @@ class Checkpoints:
             except NameTaken:
                 # by a run that ended at the same moment; a mean beside its file would look like its own
                 if beside and self._is_own(self.place_of(mean)):
-                    self.place_of(mean).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        self.place_of(mean).unlink()
 
     def _make_way(self, paths: Iterable[Path]) -> None:
         """Give this run's files another name from here on as long as one of these has become another run's."""
