@@ -25,6 +25,7 @@ from pack.trainer.sdxl.checkpoint import TE1_PREFIX, TE2_PREFIX, UNET_PREFIX, tr
 from pack.trainer.sdxl.parts import EOS, Parts, build_text_encoder, build_unet, scaled_linear_alpha_bar
 from pack.trainer.settings.options import AdapterSettings, CaptionSettings
 from pack.trainer.settings.training import TrainSettings
+from pack.trainer.training.graphs import NOT_RECORDED
 from pack.trainer.training.loop import Step
 from PIL import Image
 from safetensors.torch import load_file
@@ -308,6 +309,13 @@ def test_recorded_steps_learn_what_told_steps_learn(tmp_path: Path, changes: dic
     assert recorded.losses == pytest.approx(told.losses, rel=1e-2)
     for (name, left), right in zip(read_lora(told.path).items(), read_lora(recorded.path).values(), strict=True):
         assert (left.float() - right.float()).norm() <= 0.05 * left.float().norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("adapter", [AdapterSettings(dora=True), AdapterSettings(conv_rank=4)], ids=["dora", "conv"])
+def test_steps_that_cannot_be_recorded_say_so(tmp_path: Path, adapter: AdapterSettings) -> None:
+    watcher = Silent()
+    train_on("cuda", tmp_path, watcher, precision="bf16", steps=3, adapter=adapter)
+    assert NOT_RECORDED in watcher.lines
 
 
 def test_steps_of_two_sizes_are_recorded_and_replayed_in_turn(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ..undisturbed import undisturbed
 from .bands import Validation
 from .data import Example
 from .ema import RunningMean
-from .graphs import Graphs
+from .graphs import NOT_RECORDED, Graphs
 from .inputs import Inputs
 from .noise import step_generator
 from .objective import Objective
@@ -110,9 +110,12 @@ class Trainer(Objective):
         # whether weights and number of steps fit together; an error amid an update leaves them apart for good
         self.whole = True
         self._graphs: Graphs | None = None
-        if self._narrow is not None and device.type == "cuda" and settings.cuda_graphs and not settings.compile_blocks:
-            self._narrow.allocate()
-            self._graphs = Graphs(self._learn_narrow, say)
+        if device.type == "cuda" and settings.cuda_graphs and not settings.compile_blocks:
+            if self._narrow is None:
+                say(NOT_RECORDED)
+            else:
+                self._narrow.allocate()
+                self._graphs = Graphs(self._learn_narrow, say)
 
     @property
     def records_graphs(self) -> bool:
