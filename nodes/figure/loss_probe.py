@@ -15,7 +15,7 @@ from ...trainer.dataset.images import load_rgb
 from ...trainer.dataset.samples import Sample
 from ...trainer.sdxl.precision import widened
 from ..images import to_tensor
-from ..lora.apply import apply_lora
+from ..lora.apply import match_lora
 from ..progress import NodeWatcher
 
 _TIMESTEPS = (100, 300, 500, 700, 900)
@@ -52,11 +52,12 @@ class Probe:
     def losses(self, weights: Sequence[float], parts: Sequence[Sequence[Sample]]) -> list[list[float]]:
         """The mean loss of each part's images at each weight: rows are weights, columns parts."""
         latents = [[self._latent(sample) for sample in part] for part in parts]
+        match = match_lora(self.model, self.clip, self.lora)
         total, done = len(weights) * sum(map(len, parts)), 0
         table = []
         for weight in weights:
-            applied = apply_lora(self.model, self.clip, self.lora, weight, weight) if weight else None
-            model, clip = (applied.model, applied.clip) if applied else (self.model, self.clip)
+            base = self.model, self.clip
+            model, clip = match.put_on(*base, weight, weight) if weight else base
             row = []
             for part, own in zip(parts, latents, strict=True):
                 found = []

@@ -59,7 +59,7 @@ class LoadLora(io.ComfyNode):
             outputs=[
                 io.Model.Output("model", tooltip="The model with the LoRA."),
                 io.Clip.Output("clip", tooltip="The text encoders with the LoRA."),
-                io.String.Output("report", tooltip="How many modules matched."),
+                io.String.Output("report", tooltip="How many modules matched, and which did not."),
             ],
         )
 
@@ -82,13 +82,14 @@ class LoadLora(io.ComfyNode):
         clip: Any = None,
         lora: dict[str, torch.Tensor] | None = None,
     ) -> io.NodeOutput:
-        from .apply import apply_lora, lora_from_file
+        from .apply import lora_from_file, match_lora
 
         if lora is None:
             lora = lora_from_file(lora_name if lora_name != _FROM_WIRE else "")
-        applied = apply_lora(model, clip, lora, strength_model, strength_clip)
-        report = applied.report()
-        return io.NodeOutput(applied.model, applied.clip, report, ui=report_shown(report))
+        match = match_lora(model, clip, lora)
+        report = match.report()
+        new_model, new_clip = match.put_on(model, clip, strength_model, strength_clip)
+        return io.NodeOutput(new_model, new_clip, report, ui=report_shown(report))
 
 
 NODES = [LoadLora]

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import torch
 from comfy.weight_adapter import LoRAAdapter
 from comfy.weight_adapter.bypass import BypassInjectionManager
 
+from ..lora.apply import match_lora
 from .sampling import Studio
 from .shot import Shot
 
@@ -102,9 +101,8 @@ class BatchLora:
         if name not in held:
             held.clear()  # jobs come in the order of their LoRAs
             base = studio.parts(shot)[0]
-            key_map = comfy.lora.model_lora_keys_unet(base.model, {})
-            lora = comfy.lora_convert.convert_lora(dict(studio.lora(shot) or {}))
-            patches = comfy.lora.load_lora(lora, key_map, log_missing=False)
+            # made anew: the host's bypass changes the adapters that it is given
+            patches = match_lora(base, None, studio.lora(shot) or {}).to_model
             plain = bool(patches) and all(_is_plain(key, patch) for key, patch in patches.items())
             held[name] = cls(base, patches) if plain else None
         return held[name]

@@ -33,13 +33,15 @@ class CannotKeep(OSError):
 class Kept:
     """A cell on disk: its file, the hash of its pixels, and the seconds that it took when it was computed.
 
-    check: how far cells of its kind are from exact ones, where that was measured.
+    check: how far cells of its kind are from exact ones, where that was measured. left_out: where its LoRA fits in
+    part, how many modules matched and which did not.
     """
 
     path: Path
     pixels: str
     seconds: float
     check: Mapping[str, object] | None = None
+    left_out: str = ""
 
 
 def pixels_hash(image: Image.Image) -> str:
@@ -67,7 +69,8 @@ class CellStore:
             # reads the file to its end and compares the check sums, without unpacking the pixels
             image.verify()
             if record["key"] == key:
-                return Kept(path, str(record["pixels"]), float(record["seconds"]), record.get("check"))
+                told = record.get("check"), str(record.get("left_out", ""))
+                return Kept(path, str(record["pixels"]), float(record["seconds"]), *told)
         return None
 
     def probe(self) -> None:
@@ -97,16 +100,19 @@ class CellStore:
         parameters: Mapping[str, object],
         graph: Mapping[str, object] | None = None,
         check: Mapping[str, object] | None = None,
+        left_out: str = "",
     ) -> Kept:
         """Write a cell, ``parameters`` into its record; ``graph`` makes it again when the file is opened in the editor.
 
         Raises:
             CannotKeep: names the file that cannot be written.
         """
-        kept = Kept(self.path(key), pixels_hash(image), seconds, check)
+        kept = Kept(self.path(key), pixels_hash(image), seconds, check, left_out)
         record = {"key": key, "pixels": kept.pixels, "seconds": seconds, "parameters": dict(parameters)}
         if check is not None:
             record["check"] = dict(check)
+        if left_out:
+            record["left_out"] = left_out
         notes = PngInfo()
         notes.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, default=str))
         if graph is not None:

@@ -72,7 +72,7 @@ class Sweeping:
     def __post_init__(self) -> None:
         self.keys = Keys(self.studio.subject, self._reading)
         ways = ("fast", "exact") if self.mode == "fast" else ("exact",)
-        self.studio.seal, self.studio.watch, self.studio.say = self.keys, self._follow, self.note
+        self.studio.seal, self.studio.watch = self.keys, self._follow
         self.jobs = []
         for cell in execution_order(cells(self.axes)):
             self.jobs.append(self._job(cell, shot_of(self.base, cell, self.axes), ways))
@@ -94,9 +94,9 @@ class Sweeping:
             if number and number % _LOOK_AT_ONCE == 0:
                 self.watcher.stage("cells on disk", number, len(self.jobs))
             if job.error:
-                self._done[job.cell.index] = CellResult("", job.error, 0.0, parameters=asdict(job.shot))
+                self._put(job, CellResult("", job.error, 0.0, parameters=asdict(job.shot)))
             elif kept := self._find(job):
-                self._done[job.cell.index] = kept
+                self._put(job, kept)
         todo = self.missing(self.jobs)
         self._missing = len(todo)
         # a value that an axis repeats is computed once
@@ -163,7 +163,9 @@ class Sweeping:
         picture = to_pillow(image[0])
         key = job.keys[job.ways.index(how)]
         told = {**asdict(job.shot), **self.studio.subject.told()}
-        kept = self.store.keep(key, picture, seconds, told, self.graph_of(job.shot), check)
+        match = self.studio.match(job.shot)
+        left_out = match.left_out if match else ""
+        kept = self.store.keep(key, picture, seconds, told, self.graph_of(job.shot), check, left_out)
         self._rates.append(seconds / max(job.shot.work, 1e-9))
         self._accept(job, _result(job, kept, how, "computed"), picture)
 
@@ -193,12 +195,17 @@ class Sweeping:
         return on_step
 
     def _accept(self, job: Job, result: CellResult, picture: Image.Image | None = None) -> None:
-        self._done[job.cell.index] = result
+        self._put(job, result)
         self._computed += 1
         if result.source == "computed":
             self._work_done += job.shot.work
         share = self._work_done / self._work if self._work else None
         self.watcher.stage("sweep", self._computed, self._missing, picture, share)
+
+    def _put(self, job: Job, result: CellResult) -> None:
+        self._done[job.cell.index] = result
+        if result.left_out:
+            self.note(f"The LoRA {job.shot.lora_file or 'on the wire'} fits in part: {result.left_out}")
 
     def _find(self, job: Job) -> CellResult | None:
         for how, key in zip(job.ways, job.keys, strict=True):
@@ -245,8 +252,9 @@ def _reason(error: Exception) -> str:
 
 def _result(job: Job, kept: Kept, how: str, source: str) -> CellResult:
     return CellResult(
-        str(kept.path), "", kept.seconds, source, how, kept.path.stem, kept.pixels, asdict(job.shot), kept.check
-    )
+        str(kept.path), "", kept.seconds, source, how, kept.path.stem, kept.pixels, asdict(job.shot), kept.check,
+        kept.left_out,
+    )  # fmt: skip
 
 
 def write_manifest(grid: Grid, folder: Path) -> Path:

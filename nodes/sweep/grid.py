@@ -26,6 +26,7 @@ class CellResult:
     """One cell: the PNG's path, or the reason why there is none; and its seconds of work.
 
     source: "computed" or "cached". how: "exact" or "fast". key: its name in the cell store. pixels: their hash.
+    check, left_out: as of ``Kept``.
     """
 
     path: str
@@ -37,6 +38,7 @@ class CellResult:
     pixels: str = ""
     parameters: Mapping[str, object] | None = None
     check: Mapping[str, object] | None = None
+    left_out: str = ""
 
 
 @dataclass(frozen=True)

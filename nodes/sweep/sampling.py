@@ -20,7 +20,7 @@ import nodes as host_nodes
 
 from ...trainer.errors import NO_CLIP
 from ..checkpoint_name import checkpoint_name
-from ..lora.apply import apply_lora, lora_from_file
+from ..lora.apply import Match, lora_from_file, match_lora
 from .first_step import HOOK, FirstSteps
 from .shot import Shot
 
@@ -103,7 +103,6 @@ class Studio:
     """Takes shots; keeps the last checkpoint, LoRA and weights, and encoded texts, so that neighbours share them.
 
     seal: asked about every file that is read. watch: gives what follows a shot's steps, as the host's previews do.
-    say: takes what the user should know of, in sentences.
 
     No MODEL that it makes refers back to it, and who is called back by it calls ``close``: so its models go with it and
     not at some later collection. A MODEL that dies together with its parent stays in the host's list without a name,
@@ -116,6 +115,7 @@ class Studio:
         self.close()
         self._checkpoint: tuple[str, tuple[Any, Any, Any]] = ("", (subject.model, subject.clip, subject.vae))
         self._file: tuple[str, Lora | None] = ("", subject.lora)
+        self._match: tuple[tuple[str, str], Match | None] = (("", ""), None)
         self._adapted_model: tuple[tuple[object, ...], Any] = ((), None)
         self._adapted_clip: tuple[tuple[object, ...], Any] = ((), None)
         self._clocked: tuple[Any, Any] = (None, None)
@@ -126,7 +126,6 @@ class Studio:
     def close(self) -> None:
         """Let go of whoever follows."""
         self.seal: Seal | None = None
-        self.say: Callable[[str], None] = lambda line: None
         self.watch: Callable[[Any, Shot], OnStep] = lambda model, shot: latent_preview.prepare_callback(
             model, shot.steps
         )
@@ -224,22 +223,31 @@ class Studio:
             self._file = (shot.lora_file, lora)
         return self._file[1]
 
-    def _apply(self, shot: Shot) -> tuple[Any, Any]:
+    def match(self, shot: Shot) -> Match | None:
+        """How the shot's LoRA fits its checkpoint; None where there is none, or where it has no weight."""
         model, clip, _ = self.parts(shot)
         lora = self.lora(shot) if shot.uses_lora else None
         if lora is None:
+            return None
+        wanted = (shot.checkpoint, shot.lora_file)
+        if self._match[1] is None or self._match[0] != wanted:
+            self._match = (wanted, match_lora(model, clip, lora))
+        return self._match[1]
+
+    def _apply(self, shot: Shot) -> tuple[Any, Any]:
+        model, clip, _ = self.parts(shot)
+        match = self.match(shot)
+        if match is None:
             return model, clip
         of_model = (shot.checkpoint, shot.lora_file, shot.lora_weight_model)
         of_clip = (shot.checkpoint, shot.lora_file, shot.lora_weight_clip)
         if self._adapted_model[0] != of_model or self._adapted_clip[0] != of_clip:
-            applied = apply_lora(model, clip, lora, shot.lora_weight_model, shot.lora_weight_clip)
-            if applied.unmatched:
-                self.say(f"The LoRA {shot.lora_file or 'on the wire'} fits in part: {applied.report()}")
+            new_model, new_clip = match.put_on(model, clip, shot.lora_weight_model, shot.lora_weight_clip)
             # the host merges a LoRA anew into every MODEL that it has not seen: the one that stays is kept
             if self._adapted_model[0] != of_model:
-                self._adapted_model = (of_model, applied.model)
+                self._adapted_model = (of_model, new_model)
             if self._adapted_clip[0] != of_clip:
-                self._adapted_clip = (of_clip, applied.clip)
+                self._adapted_clip = (of_clip, new_clip)
         return self._adapted_model[1], self._adapted_clip[1]
 
     def _encode(self, text: str, shot: Shot) -> Any:

@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer  # noqa: E402
 
 host: Any = importlib.import_module("pack.nodes.host")
+apply: Any = importlib.import_module("pack.nodes.lora.apply")
 adapter: Any = importlib.import_module("pack.trainer.adapters.adapters")
 lora_file: Any = importlib.import_module("pack.trainer.lora.file")
 options: Any = importlib.import_module("pack.trainer.settings.options")
@@ -107,6 +108,7 @@ def measure(kind: dict[str, Any], model: Any, clip: Any) -> dict[str, Any]:
         "modules": len(adapters.modules),
         "patches": len(patched[0].patches) + len(patched[1].patcher.patches),
         "complaints": complaints.lines,
+        "left out": apply.match_lora(model, clip, tensors).left_out,
         "U-Net": error(loaded[0], trained[0]),
         "text": error(loaded[1], trained[1]),
         "what it does": error(trained[0], base[0]),

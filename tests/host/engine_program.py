@@ -94,12 +94,22 @@ def kept_models() -> dict[str, bool]:
     }
 
 
-def half_a_lora() -> list[str]:
+def half_a_lora() -> dict[str, list[str]]:
+    """Notes about a LoRA with one module that is nowhere and one of another shape, in the ways that cells come."""
     pairs = load_file(write_lora("plain.safetensors", 0))
     stray = {f"lora_unet_nowhere.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
-    save_file(pairs | stray, FOLDERS["loras"] / "half.safetensors")
-    grid = finished(sweep("half", shot=replace(SHOT, lora_file="half.safetensors")))
-    return [str(note) for note in grid.about["notes"]]
+    odd = {f"lora_unet_out_2.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
+    save_file(pairs | stray | odd, FOLDERS["loras"] / "half.safetensors")
+    shot = replace(SHOT, lora_file="half.safetensors")
+    words = CLIP.encode_from_tokens_scheduled(CLIP.tokenize("moon"))
+    weights = Axis("lora_weight", (0.5, 1.0))
+    found = {
+        "computed": finished(sweep("half", shot=shot)),
+        "from disk": finished(sweep("half", shot=shot)),
+        "fast": finished(sweep("half, fast", weights, mode="fast", shot=shot, positive=words, negative=words)),
+    }
+    assert [grid.results[0].source for grid in found.values()] == ["computed", "cached", "computed"]
+    return {way: [str(note) for note in grid.about["notes"]] for way, grid in found.items()}
 
 
 def seconds_of_a_cell() -> tuple[float, float]:

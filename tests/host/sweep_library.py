@@ -54,8 +54,8 @@ def write_lora(name: str, seed: int) -> Path:
     return path
 
 
-def sweep(store: str, *axes: Axis, mode: str = "exact", shot: Any = SHOT, lora: Any = None) -> Any:
-    subject = sampling.Subject(MODEL, CLIP, VAE, lora)
+def sweep(store: str, *axes: Axis, mode: str = "exact", shot: Any = SHOT, lora: Any = None, **wires: Any) -> Any:
+    subject = sampling.Subject(MODEL, CLIP, VAE, lora, **wires)
     folder = cell_store.CellStore(BASE / store)
     watcher = progress.NodeWatcher(None)
     return engine.Sweeping(axes, shot, sampling.Studio(subject), folder, mode, watcher, lambda shot: None)

@@ -24,6 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_host_loads_every_key_and_its_networks_give_what_training_gave(kind: str, found: dict[str, Any]) -> None:
     here = found["kinds"][kind]
     assert here["complaints"] == []
+    assert here["left out"] == ""
     assert here["patches"] == here["modules"] > 0
     assert here["U-Net"] < 1e-4
     assert here["text"] < 1e-4

@@ -40,10 +40,14 @@ def test_a_weight_that_changes_alone_leaves_the_other_part_as_it_is(found: dict[
     assert found["kept"] == {"model": True, "clip": True}
 
 
-def test_a_lora_that_fits_in_part_is_told(found: dict[str, Any]) -> None:
-    (note,) = found["half"]
-    assert note.startswith("The LoRA half.safetensors fits in part: 4 modules matched in the U-Net")
-    assert "1 found no place: lora_unet_nowhere." in note
+@pytest.mark.parametrize("way", ["computed", "from disk", "fast"])
+def test_a_lora_that_fits_in_part_is_told_however_its_cells_come(found: dict[str, Any], way: str) -> None:
+    (note,) = [note for note in found["half"][way] if "fits in part" in note]
+    first, nowhere, odd = note.split("\n")
+    assert first.startswith("The LoRA half.safetensors fits in part: 4 modules matched in the U-Net")
+    assert nowhere == "1 found no place: lora_unet_nowhere."
+    assert odd == "1 are of another shape than the model's: diffusion_model.out.2."
+    assert not any("exactly and not in batches" in note for note in found["half"][way])
 
 
 def test_what_passes_before_sampling_is_none_of_a_cells_seconds(found: dict[str, Any]) -> None:

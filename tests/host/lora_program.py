@@ -1,0 +1,141 @@
+"""Runs ComfyUI as a library and prints, as JSON, what is told of LoRA files of many formats, and what they change.
+
+Started by test_lora_files.py in a process of its own: `lora_program.py COMFYUI ROOT BASE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_library import BASE, ROOT, start
+
+LORAS = BASE / "models" / "loras"
+LORAS.mkdir(parents=True)
+start("--fp32-unet", "--fp32-text-enc")
+
+import comfy.lora  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+apply: Any = importlib.import_module("pack.nodes.lora.apply")
+
+MODEL, CLIP = comfy.sd.load_checkpoint_guess_config(str(ROOT / "demo" / "tiny_sdxl.safetensors"))[:2]
+WEIGHTS = MODEL.model.state_dict()
+TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+Tensors = dict[str, torch.Tensor]
+
+
+def layers(part: str, most: int) -> dict[str, torch.Tensor]:
+    """Weights of the U-Net by diffusers' names of their layers, of which these hold ``part``."""
+    names = comfy.utils.unet_to_diffusers(MODEL.model.model_config.unet_config)
+    found = {name.removesuffix(".weight"): WEIGHTS[f"diffusion_model.{key}"] for name, key in names.items()
+             if part in name and name.endswith(".weight") and f"diffusion_model.{key}" in WEIGHTS}  # fmt: skip
+    return dict(list(found.items())[:most])
+
+
+ATTENTION = layers(".attn", 8)
+KERNELS = layers(".conv1", 2)
+
+
+def pair(name: str, weight: torch.Tensor, up: str, down: str, wider: int = 1) -> Tensors:
+    """Factors of rank 2 whose product has the weight's shape, or is so many times as wide and as high."""
+    generator = torch.Generator().manual_seed(len(name))
+    rows, columns, *kernel = weight.shape
+    return {
+        f"{name}{up}": torch.randn(rows * wider, 2, *(1 for _ in kernel), generator=generator) * 0.1,
+        f"{name}{down}": torch.randn(2, columns * wider, *kernel, generator=generator),
+    }
+
+
+def every(names: Mapping[str, torch.Tensor], before: str, up: str, down: str, **more: int) -> Tensors:
+    """Pairs for layers by their names: of kohya's form where these begin with lora_."""
+    kohya = before.startswith("lora_")
+    found: Tensors = {}
+    for name, weight in names.items():
+        found |= pair(before + (name.replace(".", "_") if kohya else name), weight, up, down, **more)
+    return found
+
+
+KOHYA = "lora_unet_", ".lora_up.weight", ".lora_down.weight"
+PEFT = ".lora_B.weight", ".lora_A.weight"
+
+
+def with_middle() -> Tensors:
+    """Convolutions in three factors, as of Tucker's decomposition."""
+    found: Tensors = {}
+    for name, weight in KERNELS.items():
+        kohya = "lora_unet_" + name.replace(".", "_")
+        found |= {
+            f"{kohya}.lora_up.weight": torch.ones(weight.shape[0], 2, 1, 1) * 0.1,
+            f"{kohya}.lora_down.weight": torch.ones(2, weight.shape[1], 1, 1),
+            f"{kohya}.lora_mid.weight": torch.ones(2, 2, *weight.shape[2:]),
+        }
+    return found
+
+
+def differences() -> Tensors:
+    found: Tensors = {}
+    for name, weight in KERNELS.items():
+        kohya = "lora_unet_" + name.replace(".", "_")
+        found |= {f"{kohya}.diff": torch.ones_like(weight), f"{kohya}.diff_b": torch.ones(weight.shape[0])}
+    return found
+
+
+def norms() -> Tensors:
+    names = ("lora_unet_" + name.replace(".", "_") for name in layers(".norm1", 3))
+    widths = (len(weight) for weight in layers(".norm1", 3).values())
+    return {
+        f"{name}.{kind}_norm": torch.ones(width)
+        for name, width in zip(names, widths, strict=True)
+        for kind in ("w", "b")
+    }
+
+
+def text() -> Tensors:
+    key = comfy.lora.model_lora_keys_clip(CLIP.cond_stage_model, {})[TEXT]
+    return pair(TEXT, CLIP.cond_stage_model.state_dict()[key], ".lora_up.weight", ".lora_down.weight")
+
+
+FORMATS: dict[str, Tensors] = {
+    "kohya": every(ATTENTION, *KOHYA) | text(),
+    "three factors": with_middle(),
+    "differences": differences(),
+    "norms": norms(),
+    "a magnitude that nobody reads": every(KERNELS, "unet.", *PEFT)
+    | {f"unet.{next(iter(KERNELS))}.lora_magnitude_vector": torch.ones(4)},
+    "one of another shape": every(ATTENTION, *KOHYA) | every(KERNELS, *KOHYA, wider=2),
+    "a product of another shape": {"lora_unet_" + next(iter(ATTENTION)).replace(".", "_") + ".diff": torch.ones(3, 3)},
+    "all of another shape": every(ATTENTION, *KOHYA, wider=2),
+    "unknown names": every(ATTENTION, "network.", *PEFT),
+    "text alone": text(),
+}
+
+
+def told(tensors: Tensors, clip: Any) -> dict[str, Any]:
+    """What is said of a file of these tensors, and how far each weight that it fits moves."""
+    save_file(tensors, LORAS / "of_a_format.safetensors")
+    match = apply.match_lora(MODEL, clip, apply.lora_from_file("of_a_format.safetensors"))
+    try:
+        model, _ = match.put_on(MODEL, clip, 1.0, 1.0)
+    except ValueError as error:
+        return {"report": match.report(), "refused": str(error)}
+    moved = {}
+    for key, patches in model.patches.items():
+        merged = comfy.lora.calculate_weight(patches, WEIGHTS[key].clone(), key)
+        moved[key] = float((merged - WEIGHTS[key]).abs().sum())
+    return {"report": match.report(), "left out": match.left_out, "moved": moved}
+
+
+@torch.inference_mode()
+def measure() -> dict[str, Any]:
+    found = {name: told(tensors, CLIP) for name, tensors in FORMATS.items()}
+    without = {name: told(FORMATS[name], None) for name in ("kohya", "text alone")}
+    return {"with CLIP": found, "without": without}
+
+
+print(json.dumps(measure()))
