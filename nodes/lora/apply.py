@@ -23,6 +23,10 @@ Patches = dict[Any, Any]
 
 _OF_TEXT = ("lora_te", "text_encoder")
 _OF_LORA = re.compile(r"[._]lora[._]")
+# attention layers by diffusers' names, of which the host knows only the old ones with a processor in between
+_PROJECTION = re.compile(
+    r"^((?:unet\.)?(?:down_blocks|mid_block|up_blocks)\..+\.attn[12])\.(to_[qkv]|to_out)(?:\.0)?\."
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Match:
 
 
 def lora_from_file(name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a file that the host lists.
+    """The tensors of a file that the host lists, under names that its loader knows.
 
     Raises:
         LoraFileError: no such file, or not readable.
@@ -88,7 +92,7 @@ def lora_from_file(name: str) -> dict[str, torch.Tensor]:
     path = folder_paths.get_full_path("loras", name)
     if path is None:
         raise LoraFileError(f"There is no LoRA '{name}'; choose one from the list.")
-    return read_lora(Path(path))
+    return {_PROJECTION.sub(r"\1.processor.\2.", key): tensor for key, tensor in read_lora(Path(path)).items()}
 
 
 def match_lora(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> Match:

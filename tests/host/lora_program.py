@@ -103,11 +103,15 @@ def text() -> Tensors:
 
 FORMATS: dict[str, Tensors] = {
     "kohya": every(ATTENTION, *KOHYA) | text(),
+    "peft": every(ATTENTION, "unet.", *PEFT),
+    "peft, named default": every(ATTENTION, "unet.", ".lora_B.default.weight", ".lora_A.default.weight"),
+    "peft of the U-Net alone": every(ATTENTION, "", *PEFT),
+    "diffusers": every(ATTENTION, "unet.", ".lora.up.weight", ".lora.down.weight"),
     "three factors": with_middle(),
     "differences": differences(),
     "norms": norms(),
-    "a magnitude that nobody reads": every(KERNELS, "unet.", *PEFT)
-    | {f"unet.{next(iter(KERNELS))}.lora_magnitude_vector": torch.ones(4)},
+    "a magnitude that nobody reads": every(ATTENTION, "unet.", *PEFT)
+    | {f"unet.{next(iter(ATTENTION))}.lora_magnitude_vector": torch.ones(4)},
     "one of another shape": every(ATTENTION, *KOHYA) | every(KERNELS, *KOHYA, wider=2),
     "a product of another shape": {"lora_unet_" + next(iter(ATTENTION)).replace(".", "_") + ".diff": torch.ones(3, 3)},
     "all of another shape": every(ATTENTION, *KOHYA, wider=2),

@@ -17,7 +17,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "in_unet", "in_text"),
     [
-        ("kohya", 8, 1), ("three factors", 2, 0), ("differences", 2, 0), ("norms", 3, 0),
+        ("kohya", 8, 1), ("peft", 8, 0), ("peft, named default", 8, 0), ("peft of the U-Net alone", 8, 0),
+        ("diffusers", 8, 0), ("three factors", 2, 0), ("differences", 2, 0), ("norms", 3, 0),
     ],
 )  # fmt: skip
 def test_of_a_file_that_fits_every_module_is_counted_and_moves_its_weight(
@@ -30,11 +31,16 @@ def test_of_a_file_that_fits_every_module_is_counted_and_moves_its_weight(
     assert len(layers) == in_unet and all(told["moved"].values())
 
 
+@pytest.mark.parametrize("kind", ["peft", "peft, named default", "peft of the U-Net alone", "diffusers"])
+def test_names_of_diffusers_reach_the_layers_that_kohyas_reach(found: dict[str, Any], kind: str) -> None:
+    assert found["with CLIP"][kind]["moved"].keys() == found["with CLIP"]["kohya"]["moved"].keys()
+
+
 @pytest.mark.parametrize(
     ("kind", "in_unet", "rest"),
     [
         ("one of another shape", 8, "2 are of another shape than the model's: diffusion_model.input_blocks."),
-        ("a magnitude that nobody reads", 2, "1 found no place: unet.down_blocks."),
+        ("a magnitude that nobody reads", 8, "1 found no place: unet.down_blocks."),
     ],
 )
 def test_what_of_a_file_fits_nowhere_is_told_and_left_out(
