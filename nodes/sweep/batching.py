@@ -25,7 +25,7 @@ from .batch_lora import BatchLora
 from .cell_store import CannotKeep
 from .engine import Job, Sweeping
 from .preflight import memory_of
-from .sampling import Studio, changes_to_sampling, more_than_a_text
+from .sampling import NotFinite, Studio, changes_to_sampling, more_than_a_text
 from .shot import Shot
 
 _BROWNIAN = frozenset(
@@ -308,13 +308,14 @@ def _compute_group(sweeping: Sweeping, group: Group) -> None:
     while waiting and size > 1:
         try:
             _compute(sweeping, waiting[:size], group)
+            waiting = waiting[size:]
         except comfy.model_management.OOM_EXCEPTION:
             comfy.model_management.soft_empty_cache()
             size //= 2
             then = f"smaller ones of {size} follow" if size > 1 else "the rest is computed exactly"
             sweeping.note(f"A batch did not fit into memory; {then}.")
-        # what was decoded before the memory ran out is on disk
-        waiting = sweeping.missing(waiting)
+            # what was decoded before the memory ran out is on disk
+            waiting = sweeping.missing(waiting)
 
 
 def _batchable(sweeping: Sweeping, block: Sequence[Job]) -> list[Group]:
@@ -362,13 +363,20 @@ def _compute(sweeping: Sweeping, chunk: Sequence[Job], group: Group) -> None:
     sweeping.at_once = len(chunk)
     latents = sample_batch(studio, shots, model)
     sampled = (studio.busy - before) / len(chunk)
+    unchecked = group.kind not in sweeping.checks
     for number, job in enumerate(chunk):
         before, one = studio.busy, latents[number : number + 1]
-        image = studio.develop(one, job.shot)
+        try:
+            image = studio.develop(one, job.shot)
+        except NotFinite:
+            # a LoRA without numbers reaches every weight of a batch, also 0
+            _left(sweeping, "cells of which a batch gave numbers that are not finite")
+            continue
         seconds = sampled + studio.busy - before
         # before the first of its kind is kept
-        if number == 0 and group.kind not in sweeping.checks:
+        if unchecked:
             _check(sweeping, job, group, one, image)
+            unchecked = False
         sweeping.keep(job, image, "fast", seconds, sweeping.checks.get(group.kind))
 
 

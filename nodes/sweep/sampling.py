@@ -76,6 +76,10 @@ class Subject:
         }
 
 
+class NotFinite(ValueError):
+    """Sampling or decoding ended in NaN or infinite values; the message says which, and what may help."""
+
+
 class Clock:
     """Seconds spent in what it measures."""
 
@@ -141,7 +145,11 @@ class Studio:
         return self._clock.busy
 
     def take(self, shot: Shot) -> torch.Tensor:
-        """The image, (1, H, W, 3) float in [0, 1]."""
+        """The image, (1, H, W, 3) float in [0, 1].
+
+        Raises:
+            NotFinite: there is no image.
+        """
         return self.develop(self.expose(shot), shot)
 
     def expose(self, shot: Shot) -> torch.Tensor:
@@ -163,10 +171,25 @@ class Studio:
         )  # fmt: skip
 
     def develop(self, latents: torch.Tensor, shot: Shot) -> torch.Tensor:
-        """Latents to pixels with the shot's VAE."""
+        """Latents to pixels with the shot's VAE.
+
+        Raises:
+            NotFinite: the latents, or the pixels, are no numbers.
+        """
+        if not latents.isfinite().all():
+            raise NotFinite(
+                "Sampling ended in numbers that are not finite, which make no image; try more steps, another "
+                "scheduler, or a lower CFG scale or LoRA weight."
+            )
         vae = self.parts(shot)[2]
         with self._clock.running():
-            return host_nodes.VAEDecode().decode(vae, {"samples": latents})[0]
+            image = host_nodes.VAEDecode().decode(vae, {"samples": latents})[0]
+        if not image.isfinite().all():
+            raise NotFinite(
+                "The VAE gave numbers that are not finite, which make no image; connect another VAE, or start ComfyUI "
+                "with --fp32-vae."
+            )
+        return image
 
     def clocked(self, model: Any) -> Any:
         """The same MODEL, whose sampling counts as busy from when its weights are in their place."""

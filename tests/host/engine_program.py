@@ -112,6 +112,35 @@ def half_a_lora() -> dict[str, list[str]]:
     return {way: [str(note) for note in grid.about["notes"]] for way, grid in found.items()}
 
 
+def not_finite() -> dict[str, Any]:
+    """Which cells fail where a LoRA holds no numbers, in two sweeps one after the other, and what is said of it; and
+    what is said of a VAE that holds none.
+    """
+    pairs = load_file(write_lora("plain.safetensors", 0))
+    nothing = {name: tensor * torch.nan if "lora_up" in name else tensor for name, tensor in pairs.items()}
+    axes = Axis("lora_weight", (0.0, 1.0)), Axis("cfg", (2.0, 3.0))
+    found: dict[str, Any] = {}
+    for mode in ("exact", "fast"):
+        grids = [finished(sweep(f"not finite, {mode}", *axes, mode=mode, lora=nothing)) for _ in range(2)]
+        found[mode] = [[bool(error) for error in errors(grid)] for grid in grids]
+        found[f"{mode}, why"] = errors(grids[1])[-1]
+    huge = {name: tensor * 1e37 if "lora_up" in name else tensor for name, tensor in pairs.items()}
+    axes = Axis("lora_weight", (0.0, 100.0)), Axis("cfg", (2.0, 3.0))
+    grid = finished(sweep("too large", *axes, mode="fast", lora=huge))
+    found["measured"] = [(bool(result.error), result.how, result.check and result.check["cell"])
+                         for result in grid.results]  # fmt: skip
+    weight = next(VAE.first_stage_model.taesd_decoder.parameters())
+    before = weight.clone()
+    weight.fill_(torch.nan)
+    try:
+        finished(sweep("no VAE"))
+    except ValueError as error:
+        found["VAE"] = str(error)
+    finally:
+        weight.copy_(before)
+    return found
+
+
 def seconds_of_a_cell() -> tuple[float, float]:
     """Of a cell before whose sampling two seconds pass: its own seconds, and all."""
     sweeping = sweep("seconds")
@@ -344,6 +373,7 @@ def measure() -> dict[str, Any]:
         "measured": measured_cells(),
         "kept": kept_models(),
         "half": half_a_lora(),
+        "not finite": not_finite(),
         "seconds": seconds_of_a_cell(),
         "common step": seconds_of_cells_with_a_common_step(),
         "living": {mode: living_images(mode) for mode in ("exact", "fast")},

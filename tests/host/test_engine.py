@@ -50,6 +50,21 @@ def test_a_lora_that_fits_in_part_is_told_however_its_cells_come(found: dict[str
     assert not any("exactly and not in batches" in note for note in found["half"][way])
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_cell_of_no_numbers_fails_and_is_not_kept(found: dict[str, Any], mode: str) -> None:
+    assert found["not finite"][mode] == [[False, False, True, True]] * 2
+    assert "Sampling ended in numbers that are not finite" in found["not finite"][f"{mode}, why"]
+
+
+def test_fast_is_checked_on_a_cell_that_is_an_image(found: dict[str, Any]) -> None:
+    made = [False, "fast", "lora_weight 0, cfg 2"]
+    assert found["not finite"]["measured"] == [made, made, [True, "exact", None], [True, "exact", None]]
+
+
+def test_a_vae_that_gives_no_numbers_fails_its_cells(found: dict[str, Any]) -> None:
+    assert "The VAE gave numbers that are not finite" in found["not finite"]["VAE"]
+
+
 def test_what_passes_before_sampling_is_none_of_a_cells_seconds(found: dict[str, Any]) -> None:
     own, everything = found["seconds"]
     assert 0 < own < everything - 2
