@@ -247,7 +247,9 @@ def _worst(checks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    told = str(error)
+    # a sentence says all; of other errors the kind may say more than the words
+    return told if isinstance(error, ValueError) and told.endswith(".") else f"{type(error).__name__}: {told}"
 
 
 def _result(job: Job, kept: Kept, how: str, source: str) -> CellResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,27 @@ class Grid:
     def failed(self) -> dict[Index, str]:
         return {cell.index: self.result(cell).error for cell in cells(self.axes) if self.result(cell).error}
 
+    def failures(self) -> list[str]:
+        """A line for each reason for which cells failed: where on the axes they lie, how many they are, and why."""
+        places: dict[str, list[Index]] = {}
+        for index, reason in self.failed().items():
+            places.setdefault(reason, []).append(index)
+        return [
+            f"{self._where(indices)} ({len(indices)} cell{'' if len(indices) == 1 else 's'}): {reason}"
+            for reason, indices in places.items()
+        ]
+
+    def _where(self, indices: Sequence[Index]) -> str:
+        """The values that tell cells from all others; where no such values are all of these, cell by cell."""
+        values = [sorted(set(ats)) for ats in zip(*indices, strict=True)]
+        if math.prod(map(len, values)) == len(indices):
+            telling = [(axis, ats) for axis, ats in zip(self.axes, values, strict=True) if len(ats) < len(axis)]
+            return "; ".join(f"{axis.label} {_some([axis.texts[at] for at in ats])}".strip() for axis, ats in telling)
+        one_by_one = (zip(self.axes, index, strict=True) for index in indices)
+        return _some(
+            [", ".join(f"{axis.label} {axis.texts[at]}".strip() for axis, at in cell) for cell in one_by_one], "; "
+        )
+
     def without_effect(self) -> list[Axis]:
         """Axes of at least two different values along which every cell has the same pixels."""
         return [axis for number, axis in enumerate(self.axes) if self._changes_nothing(number)]
@@ -111,6 +132,11 @@ class Grid:
         for index, spread in (self.spreads or {}).items():
             records[index] |= {"standard deviation": spread}
         return figure_manifest(self.axes, records, **self.about)
+
+
+def _some(texts: Sequence[str], between: str = ", ") -> str:
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return between.join(texts[:3]) + more
 
 
 def sweep_shown(grid: Grid) -> dict[str, list[str]]:

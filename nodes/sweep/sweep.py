@@ -233,7 +233,7 @@ def _report(grid: Grid, before: str) -> str:
     seconds = grid.about["seconds"]["sampling_and_decoding"]  # type: ignore[index]
     lines = [f"{len(grid.results)} cells: {len(made)} computed in {seconds:.1f} s, {kept} from disk."]
     if failed := grid.failed():
-        lines += [f"{len(failed)} failed:", *(f"{index}: {reason}" for index, reason in failed.items())]
+        lines += [f"{len(failed)} failed:", *grid.failures()]
     lines += [str(note) for note in grid.about["notes"]]  # type: ignore[attr-defined]
     return "\n".join([*lines, "", "Before it ran:", before])
 

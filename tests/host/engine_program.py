@@ -359,6 +359,20 @@ def without_effect() -> dict[str, list[str]]:
     return {"failed": told("a", "a", "b", ""), "all fail": told("", "", "", ""), "differ": told("a", "b", "c", "")}
 
 
+def failures() -> list[str]:
+    """What is told of a grid of LoRA files and CFG scales, of which a file, a scale of two files and two cells fail."""
+    files = Axis("lora_file", tuple(f"{name}.safetensors" for name in "abcd"))
+    scales = Axis("cfg", tuple(map(float, range(1, 101))))
+    reasons = {(0, at): "No file." for at in range(100)} | {
+        (1, 0): "No.",
+        (2, 0): "No.",
+        (1, 2): "Odd.",
+        (2, 3): "Odd.",
+    }
+    results = tuple(grid_of.CellResult("", reasons.get((file, at), ""), 0.0) for file in range(4) for at in range(100))
+    return grid_of.Grid((files, scales), results, {}).failures()
+
+
 def time_left() -> list[str]:
     """What is told when one of two items is done that was a tenth of the work and took ten seconds."""
     return lines_told(("sweep", 0, 2), ("sweep", 1, 2, None, 0.1))
@@ -385,6 +399,7 @@ def measure() -> dict[str, Any]:
         "names": names(),
         "missing": missing_parts(),
         "without effect": without_effect(),
+        "failures": failures(),
         "left": time_left(),
         "hashes": sorted(checkpoints.about["hashes"]),
         "repeated": sweep("repeated", Axis("seed", (5, 5, 6))).look().report(),

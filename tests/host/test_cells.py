@@ -28,6 +28,7 @@ def test_a_file_that_is_another_than_the_name_says_fails_its_own_cell(
 ) -> None:
     stays, changed = found["replaced"][kind]
     assert stays == "" and words in changed
+    assert not changed.startswith(("LoraFileError", "ValueError")), "a sentence needs no name of a class"
 
 
 def test_whatever_changes_pixels_changes_the_name(found: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def test_a_lora_that_fits_in_part_is_told_however_its_cells_come(found: dict[str
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_a_cell_of_no_numbers_fails_and_is_not_kept(found: dict[str, Any], mode: str) -> None:
     assert found["not finite"][mode] == [[False, False, True, True]] * 2
-    assert "Sampling ended in numbers that are not finite" in found["not finite"][f"{mode}, why"]
+    assert found["not finite"][f"{mode}, why"].startswith("Sampling ended in numbers that are not finite")
 
 
 def test_fast_is_checked_on_a_cell_that_is_an_image(found: dict[str, Any]) -> None:
@@ -126,6 +126,14 @@ def test_missing_parts_are_named(found: dict[str, Any]) -> None:
 
 def test_failed_cells_do_not_hide_an_axis_without_effect(found: dict[str, Any]) -> None:
     assert found["without effect"] == {"failed": ["cfg"], "all fail": [], "differ": []}
+
+
+def test_a_reason_is_told_once_with_the_values_of_its_cells(found: dict[str, Any]) -> None:
+    assert found["failures"] == [
+        "LoRA a (100 cells): No file.",
+        "LoRA b, c; CFG scale 1 (2 cells): No.",
+        "LoRA b, CFG scale 3; LoRA c, CFG scale 4 (2 cells): Odd.",
+    ]
 
 
 def test_the_time_left_goes_with_the_work_left(found: dict[str, Any]) -> None:

@@ -170,7 +170,7 @@ def test_a_failed_cell_is_drawn_as_failed_and_tried_again(host: Host, lora: str)
     save_file({"lora_unet_nowhere.lora_up.weight": torch.zeros(8, 4)}, other)
     graph = sweep("(lora input)", [("LoRA file", f"{lora}, broken.safetensors")], steps=1, seed=77)
     entry = host.run(graph)
-    assert "1 failed:" in report_of(entry)
+    assert "1 failed:\nLoRA broken (1 cell): None of the LoRA's 1 modules fits this MODEL" in report_of(entry)
     assert host.outputs(entry), "the figure is drawn all the same"
     host.run(graph)
     assert sources(host) == {"cached": 1, "computed": 1}, "the failed cell is tried at every queueing"
@@ -394,7 +394,7 @@ def test_a_checkpoint_without_text_encoders_is_refused_in_a_sentence(host: Host)
     with pytest.raises(dev.PromptFailure, match="There is no CLIP: the checkpoint has no text encoders"):
         host.run(graph)
     report = report_of(host.run(sweep("(lora input)", [("checkpoint", "tiny_sdxl.safetensors, no_words.safetensors")])))
-    assert "ValueError: The checkpoint 'no_words.safetensors' has no text encoders" in report
+    assert "Checkpoint no_words (1 cell): The checkpoint 'no_words.safetensors' has no text encoders" in report
     assert "Each checkpoint of the axis comes with its own text encoders and VAE" in report
 
 
