@@ -197,6 +197,9 @@ def _subject_and_shot(
     positive, negative = inputs.pop("positive_conditioning", None), inputs.pop("negative_conditioning", None)
     latent, weight = inputs.pop("latent", None), inputs.pop("lora_weight")
     file = name if lora is None and name != _NO_FILE else ""
+    # without a LoRA the records tell of no weight
+    if lora is None and not file and all(axis.parameter != "lora_file" for axis in axes):
+        weight = 0.0
     if latent is not None:
         inputs |= _size_of_latent(latent)
     shot = Shot(**{"denoise": 1.0, **inputs}, lora_weight_model=weight, lora_weight_clip=weight, lora_file=file)

@@ -250,6 +250,14 @@ def test_a_dry_run_counts_and_computes_nothing(host: Host, lora: str) -> None:
     assert "Time: nothing to compute." in report_of(host.run(graph))
 
 
+def test_a_sweep_without_a_lora_tells_of_no_weight(host: Host) -> None:
+    graph = sweep("(lora input)", [("CFG scale", "3, 4")], seed=63, steps=1)
+    assert "To load: 0 LoRA strengths, 0 checkpoints." in report_of(host.run(graph))
+    told = host.newest_sweep()
+    for parameters in (told["parameters"], *(cell["parameters"] for cell in told["cells"])):
+        assert parameters["lora_weight_model"] == parameters["lora_weight_clip"] == 0
+
+
 def test_an_axis_without_effect_is_pointed_out(host: Host, lora: str) -> None:
     # with one step to the end, nothing is left that an eta or a second step could show
     graph = sweep("(lora input)", [("prompt: search and replace", "moon, sun"), ("CFG scale", "2, 3")], steps=1)
