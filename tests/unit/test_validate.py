@@ -12,11 +12,11 @@ from pack.trainer.errors import SettingsError
 from pack.trainer.lora.file import read_lora, read_metadata
 from pack.trainer.runs.log import read_records
 from pack.trainer.runs.run import Result, train
-from pack.trainer.runs.validate import band_losses
+from pack.trainer.runs.validate import Validator, band_losses, drawn
 from pack.trainer.settings.run_options import ValidationSettings
 from pack.trainer.settings.training import TrainSettings
 from pack.trainer.training.bands import TIMESTEPS, Validation, best_of, overfitting_lines, validation_of
-from pack.trainer.training.data import Batch
+from pack.trainer.training.data import Batch, Example
 from pack.trainer.training.processes import Processes
 from tiny_parts import Log, Stop, make_examples, make_job, make_settings, make_trainer
 
@@ -74,6 +74,25 @@ def test_losses_are_measured_on_a_device_without_float64(monkeypatch: pytest.Mon
     measure = trainer.loss_per_image
     monkeypatch.setattr(trainer, "loss_per_image", lambda *arguments: OnMps(measure(*arguments)))
     assert band_losses(trainer, examples, nothing) == plain
+
+
+def test_training_images_are_drawn_from_all_folders_and_none_is_of_regularisation() -> None:
+    examples = make_examples(24)
+    prior = [replace(each, sample=replace(each.sample, regularisation=True)) for each in examples[:8]]
+    own, held_out = examples[8:20], examples[20:]
+    smaller = [replace(each, placement=replace(each.placement, crop=(1, 1))) for each in own]
+
+    def measured_of(*training: Example) -> tuple[Example, ...]:
+        return Validator(training, held_out, None, None, nothing).training  # type: ignore[arg-type]
+
+    found = measured_of(*prior, *own, *smaller)
+    assert len(found) == len(held_out) == 4
+    assert all(each in own for each in found), "neither of regularisation nor at another resolution"
+    assert not set(found) <= set(own[:6]) and not set(found) <= set(own[6:])
+    assert measured_of(*reversed(own)) == found
+    assert [sample.path for sample in drawn([each.sample for each in own], 5)][:4] == [
+        each.sample.path for each in found
+    ]
 
 
 def test_losses_are_measured_every_so_many_steps_and_at_both_ends(straight: tuple[Path, Result]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 
 import torch
 
+from ..dataset.samples import Sample
 from ..sdxl.precision import widened
 from ..training.bands import TIMESTEPS, Validation, best_of, overfitting_lines
 from ..training.data import Example, collate
@@ -19,6 +21,17 @@ from .outputs import run_of
 OnItem = Callable[[int, int], None]
 Stage = Callable[[str, int, int], None]
 _SEED = 20240711
+
+
+def drawn(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """At most so many different images to measure, drawn from all folders alike; none of regularisation.
+
+    The same ones whatever the samples' order; a larger ``most`` adds to those of a smaller one.
+    """
+    different = {sample.content_hash: sample for sample in reversed(samples) if not sample.regularisation}
+    order = sorted(different)
+    random.Random(_SEED).shuffle(order)  # noqa: S311 - not a secret
+    return [different[content] for content in order[:most]]
 
 
 @torch.no_grad()
@@ -43,13 +56,17 @@ def band_losses(trainer: Trainer, examples: Sequence[Example], on_item: OnItem) 
 class Validator:
     """Measures a run, keeps its best checkpoint and knows when to stop. The results are in the trainer's progress.
 
-    training: examples that are trained on; as many of them are measured as are held out.
+    training: examples that are trained on; as many of their images are measured as are held out.
     """
 
     def __init__(
         self, training: Sequence[Example], held_out: Sequence[Example], files: Checkpoints, log: RunLog, stage: Stage
     ) -> None:
-        self.training, self.held_out = tuple(training[: len(held_out)]), tuple(held_out)
+        # of an image at several resolutions the first example is at the settings' own, as held-out ones are
+        first = {example.sample.content_hash: example for example in reversed(training)}
+        chosen = drawn([example.sample for example in training], len(held_out))
+        self.training = tuple(first[sample.content_hash] for sample in chosen)
+        self.held_out = tuple(held_out)
         self.files, self.log, self.stage = files, log, stage
 
     def base(self, trainer: Trainer) -> None:
