@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import folder_paths
@@ -33,8 +34,13 @@ class LossByWeight(io.ComfyNode):
                 io.Model.Input("model", tooltip="Without the LoRA."),
                 io.Clip.Input("clip", tooltip="Without the LoRA; encodes the captions."),
                 io.Vae.Input("vae", tooltip="Encodes the images."),
-                DatasetSocket.Input("dataset", tooltip="The images of the training, all of them."),
-                TrainSettingsSocket.Input("settings", tooltip="Those of the training: they tell what was held out."),
+                DatasetSocket.Input(
+                    "dataset",
+                    tooltip="The images of the training, all of them; those of regularisation are not measured.",
+                ),
+                TrainSettingsSocket.Input(
+                    "settings", tooltip="Those of the training: they tell what was held out, and the trigger word."
+                ),
                 LoraModel.Input("lora", optional=True, tooltip="From Train SDXL LoRA. It goes before the file."),
                 io.Combo.Input(
                     "lora_name",
@@ -46,7 +52,11 @@ class LossByWeight(io.ComfyNode):
                     "weights", default="0-1.25[6]", tooltip="LoRA weights, as in Sweep Axis: lists and ranges."
                 ),
                 io.Int.Input(
-                    "images", default=8, min=1, max=1000, tooltip="At most so many images of each kind are measured."
+                    "images",
+                    default=8,
+                    min=1,
+                    max=1000,
+                    tooltip="At most so many images of each kind are measured, drawn from all folders alike.",
                 ),
             ],
             outputs=[
@@ -71,6 +81,8 @@ class LossByWeight(io.ComfyNode):
         cls, model: Any, clip: Any, vae: Any, dataset: Any, settings: Any, lora_name: str, weights: str, images: int,
         lora: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ...trainer.runs.validate import drawn
+        from ...trainer.training.caption_variants import fixed_caption
         from ..checkpoint_name import checkpoint_name
         from ..lora.apply import lora_from_file
         from ..sweep.cell_key import Keys, environment
@@ -83,7 +95,13 @@ class LossByWeight(io.ComfyNode):
         given = lora if lora is not None else lora_from_file("" if lora_name == _NO_FILE else lora_name)
         probe = Probe(model, clip, vae, given, NodeWatcher(cls.hidden.unique_id))
         axes = (Axis("lora_weight", parse_values("lora_weight", weights)), Axis("images", PARTS, "Images"))
-        parts = [part.samples[:images] for part in (trained, held_out)]
+        parts = [
+            [
+                replace(sample, caption=fixed_caption(sample.caption, settings.captions))
+                for sample in drawn(part, images)
+            ]
+            for part in (trained.samples, held_out.samples)
+        ]
         table = probe.losses([float(weight) for weight in axes[0].values], parts)
         numbers = {(at, part): loss for at, row in enumerate(table) for part, loss in enumerate(row)}
         results = tuple(CellResult("", "no image", 0.0) for _ in numbers)
