@@ -286,7 +286,7 @@ def run_fast(sweeping: Sweeping, jobs: Sequence[Job]) -> None:
         except CannotKeep:
             raise
         except Exception as error:  # whatever it is, the exact way tells it cell by cell
-            _left(sweeping, str(error))
+            _left(sweeping, str(error).removesuffix("."))
         finally:
             sweeping.at_once = 1
             BatchLora.forget(sweeping.studio)
@@ -387,7 +387,7 @@ def _check(sweeping: Sweeping, job: Job, group: Group, latents: torch.Tensor, im
     try:
         check = _compared(sweeping.studio, job, latents, image)
     except Exception as error:
-        sweeping.note(f"How far fast is from exact could not be measured: {error}.")
+        sweeping.note(f"How far fast is from exact could not be measured: {str(error).removesuffix('.')}.")
         return
     finally:
         sweeping.checking += sweeping.studio.busy - before

@@ -112,6 +112,19 @@ def half_a_lora() -> dict[str, list[str]]:
     return {way: [str(note) for note in grid.about["notes"]] for way, grid in found.items()}
 
 
+def lora_of_another_shape() -> dict[str, Any]:
+    """Errors and notes of cells with a LoRA that fits and of cells with one of twice the width."""
+    pairs = load_file(write_lora("plain.safetensors", 0))
+    wide = {name: tensor.repeat(1, 2) if "down" in name else tensor.repeat(2, 1) for name, tensor in pairs.items()}
+    save_file(wide, FOLDERS["loras"] / "wide.safetensors")
+    axes = Axis("lora_file", ("plain.safetensors", "wide.safetensors")), Axis("seed", (1, 2))
+    found = {}
+    for mode in ("exact", "fast"):
+        grid = finished(sweep(f"wide, {mode}", *axes, mode=mode))
+        found[mode] = {"errors": errors(grid), "notes": [str(note) for note in grid.about["notes"]]}
+    return found
+
+
 def not_finite() -> dict[str, Any]:
     """Which cells fail where a LoRA holds no numbers, in two sweeps one after the other, and what is said of it; and
     what is said of a VAE that holds none.
@@ -387,6 +400,7 @@ def measure() -> dict[str, Any]:
         "measured": measured_cells(),
         "kept": kept_models(),
         "half": half_a_lora(),
+        "wide": lora_of_another_shape(),
         "not finite": not_finite(),
         "seconds": seconds_of_a_cell(),
         "common step": seconds_of_cells_with_a_common_step(),

@@ -51,6 +51,15 @@ def test_a_lora_that_fits_in_part_is_told_however_its_cells_come(found: dict[str
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_cells_of_a_lora_of_another_shape_fail_and_are_not_the_base(found: dict[str, Any], mode: str) -> None:
+    *made, first, second = found["wide"][mode]["errors"]
+    assert made == ["", ""] and first == second
+    assert first.startswith("None of the LoRA's 4 modules fits this MODEL: they have other shapes than its layers")
+    # what is a sentence already gets no second full stop
+    assert not any(note.endswith("..") for note in found["wide"][mode]["notes"])
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_a_cell_of_no_numbers_fails_and_is_not_kept(found: dict[str, Any], mode: str) -> None:
     assert found["not finite"][mode] == [[False, False, True, True]] * 2
     assert found["not finite"][f"{mode}, why"].startswith("Sampling ended in numbers that are not finite")
