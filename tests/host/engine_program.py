@@ -38,7 +38,7 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 from pack.figures import Axis
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 batching: Any = importlib.import_module("pack.nodes.sweep.batching")
 cell_key: Any = importlib.import_module("pack.nodes.sweep.cell_key")
@@ -92,37 +92,6 @@ def kept_models() -> dict[str, bool]:
         "model": text[0] is first[0] and text[1] is not first[1],
         "clip": unet[1] is text[1] and unet[0] is not text[0],
     }
-
-
-def half_a_lora() -> dict[str, list[str]]:
-    """Notes about a LoRA with one module that is nowhere and one of another shape, in the ways that cells come."""
-    pairs = load_file(write_lora("plain.safetensors", 0))
-    stray = {f"lora_unet_nowhere.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
-    odd = {f"lora_unet_out_2.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
-    save_file(pairs | stray | odd, FOLDERS["loras"] / "half.safetensors")
-    shot = replace(SHOT, lora_file="half.safetensors")
-    words = CLIP.encode_from_tokens_scheduled(CLIP.tokenize("moon"))
-    weights = Axis("lora_weight", (0.5, 1.0))
-    found = {
-        "computed": finished(sweep("half", shot=shot)),
-        "from disk": finished(sweep("half", shot=shot)),
-        "fast": finished(sweep("half, fast", weights, mode="fast", shot=shot, positive=words, negative=words)),
-    }
-    assert [grid.results[0].source for grid in found.values()] == ["computed", "cached", "computed"]
-    return {way: [str(note) for note in grid.about["notes"]] for way, grid in found.items()}
-
-
-def lora_of_another_shape() -> dict[str, Any]:
-    """Errors and notes of cells with a LoRA that fits and of cells with one of twice the width."""
-    pairs = load_file(write_lora("plain.safetensors", 0))
-    wide = {name: tensor.repeat(1, 2) if "down" in name else tensor.repeat(2, 1) for name, tensor in pairs.items()}
-    save_file(wide, FOLDERS["loras"] / "wide.safetensors")
-    axes = Axis("lora_file", ("plain.safetensors", "wide.safetensors")), Axis("seed", (1, 2))
-    found = {}
-    for mode in ("exact", "fast"):
-        grid = finished(sweep(f"wide, {mode}", *axes, mode=mode))
-        found[mode] = {"errors": errors(grid), "notes": [str(note) for note in grid.about["notes"]]}
-    return found
 
 
 def not_finite() -> dict[str, Any]:
@@ -399,8 +368,6 @@ def measure() -> dict[str, Any]:
         "broken": broken_checkpoint(),
         "measured": measured_cells(),
         "kept": kept_models(),
-        "half": half_a_lora(),
-        "wide": lora_of_another_shape(),
         "not finite": not_finite(),
         "seconds": seconds_of_a_cell(),
         "common step": seconds_of_cells_with_a_common_step(),

@@ -8,23 +8,19 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from comfy_library import BASE, ROOT, start
+from sweep_library import CLIP, FOLDERS, MODEL, SHOT, errors, finished, sweep, write_lora
 
-LORAS = BASE / "models" / "loras"
-LORAS.mkdir(parents=True)
-start("--fp32-unet", "--fp32-text-enc")
-
-import comfy.lora  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import comfy.lora  # isort: skip - ComfyUI has begun with the import above
+import comfy.utils
+import torch
+from pack.figures import Axis
+from safetensors.torch import load_file, save_file
 
 apply: Any = importlib.import_module("pack.nodes.lora.apply")
 
-MODEL, CLIP = comfy.sd.load_checkpoint_guess_config(str(ROOT / "demo" / "tiny_sdxl.safetensors"))[:2]
 WEIGHTS = MODEL.model.state_dict()
 TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 Tensors = dict[str, torch.Tensor]
@@ -122,7 +118,7 @@ FORMATS: dict[str, Tensors] = {
 
 def told(tensors: Tensors, clip: Any) -> dict[str, Any]:
     """What is said of a file of these tensors, and how far each weight that it fits moves."""
-    save_file(tensors, LORAS / "of_a_format.safetensors")
+    save_file(tensors, FOLDERS["loras"] / "of_a_format.safetensors")
     match = apply.match_lora(MODEL, clip, apply.lora_from_file("of_a_format.safetensors"))
     try:
         model, _ = match.put_on(MODEL, clip, 1.0, 1.0)
@@ -135,11 +131,42 @@ def told(tensors: Tensors, clip: Any) -> dict[str, Any]:
     return {"report": match.report(), "left out": match.left_out, "moved": moved}
 
 
+def half_a_lora() -> dict[str, list[str]]:
+    """Notes about a LoRA with one module that is nowhere and one of another shape, in the ways that cells come."""
+    pairs = load_file(write_lora("plain.safetensors", 0))
+    stray = {f"lora_unet_nowhere.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
+    odd = {f"lora_unet_out_2.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
+    save_file(pairs | stray | odd, FOLDERS["loras"] / "half.safetensors")
+    shot = replace(SHOT, lora_file="half.safetensors")
+    words = CLIP.encode_from_tokens_scheduled(CLIP.tokenize("moon"))
+    weights = Axis("lora_weight", (0.5, 1.0))
+    found = {
+        "computed": finished(sweep("half", shot=shot)),
+        "from disk": finished(sweep("half", shot=shot)),
+        "fast": finished(sweep("half, fast", weights, mode="fast", shot=shot, positive=words, negative=words)),
+    }
+    assert [grid.results[0].source for grid in found.values()] == ["computed", "cached", "computed"]
+    return {way: [str(note) for note in grid.about["notes"]] for way, grid in found.items()}
+
+
+def lora_of_another_shape() -> dict[str, Any]:
+    """Errors and notes of cells with a LoRA that fits and of cells with one of twice the width."""
+    pairs = load_file(write_lora("plain.safetensors", 0))
+    wide = {name: tensor.repeat(1, 2) if "down" in name else tensor.repeat(2, 1) for name, tensor in pairs.items()}
+    save_file(wide, FOLDERS["loras"] / "wide.safetensors")
+    axes = Axis("lora_file", ("plain.safetensors", "wide.safetensors")), Axis("seed", (1, 2))
+    found = {}
+    for mode in ("exact", "fast"):
+        grid = finished(sweep(f"wide, {mode}", *axes, mode=mode))
+        found[mode] = {"errors": errors(grid), "notes": [str(note) for note in grid.about["notes"]]}
+    return found
+
+
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
     found = {name: told(tensors, CLIP) for name, tensors in FORMATS.items()}
     without = {name: told(FORMATS[name], None) for name in ("kohya", "text alone")}
-    return {"with CLIP": found, "without": without}
+    return {"with CLIP": found, "without": without, "half": half_a_lora(), "wide": lora_of_another_shape()}
 
 
 print(json.dumps(measure()))

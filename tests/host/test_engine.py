@@ -40,25 +40,6 @@ def test_a_weight_that_changes_alone_leaves_the_other_part_as_it_is(found: dict[
     assert found["kept"] == {"model": True, "clip": True}
 
 
-@pytest.mark.parametrize("way", ["computed", "from disk", "fast"])
-def test_a_lora_that_fits_in_part_is_told_however_its_cells_come(found: dict[str, Any], way: str) -> None:
-    (note,) = [note for note in found["half"][way] if "fits in part" in note]
-    first, nowhere, odd = note.split("\n")
-    assert first.startswith("The LoRA half.safetensors fits in part: 4 modules matched in the U-Net")
-    assert nowhere == "1 found no place: lora_unet_nowhere."
-    assert odd == "1 are of another shape than the model's: diffusion_model.out.2."
-    assert not any("exactly and not in batches" in note for note in found["half"][way])
-
-
-@pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_cells_of_a_lora_of_another_shape_fail_and_are_not_the_base(found: dict[str, Any], mode: str) -> None:
-    *made, first, second = found["wide"][mode]["errors"]
-    assert made == ["", ""] and first == second
-    assert first.startswith("None of the LoRA's 4 modules fits this MODEL: they have other shapes than its layers")
-    # what is a sentence already gets no second full stop
-    assert not any(note.endswith("..") for note in found["wide"][mode]["notes"])
-
-
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_a_cell_of_no_numbers_fails_and_is_not_kept(found: dict[str, Any], mode: str) -> None:
     assert found["not finite"][mode] == [[False, False, True, True]] * 2
