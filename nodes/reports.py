@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import ui
@@ -31,3 +32,9 @@ def as_plain(text: str) -> str:
 
     # spaces at a line's start would make it a block of code, two at its end keep the line's end
     return "  \n".join(re.sub(r"^ +|[^\w\s]|_", code, line) for line in text.expandtabs(2).split("\n"))
+
+
+def some(texts: Sequence[str], between: str = ", ") -> str:
+    """The first three, and how many more there are."""
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return between.join(texts[:3]) + more

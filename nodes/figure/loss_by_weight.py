@@ -113,6 +113,8 @@ class LossByWeight(io.ComfyNode):
         }
         grid = Grid(axes, results, about, numbers=numbers, measure="Loss of the predicted noise (mean squared error)")
         text = _report(axes[0].texts, table)
+        if left_out := probe.match.left_out:
+            text += f"\nThe LoRA fits in part: {left_out}"
         return io.NodeOutput(grid, text, ui=report_shown(text))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import comfy.sample
@@ -15,7 +16,7 @@ from ...trainer.dataset.images import load_rgb
 from ...trainer.dataset.samples import Sample
 from ...trainer.sdxl.precision import widened
 from ..images import to_tensor
-from ..lora.apply import match_lora
+from ..lora.apply import Match, match_lora
 from ..progress import NodeWatcher
 
 _TIMESTEPS = (100, 300, 500, 700, 900)
@@ -49,15 +50,18 @@ class Probe:
     lora: Mapping[str, torch.Tensor]
     watcher: NodeWatcher
 
+    @cached_property
+    def match(self) -> Match:
+        return match_lora(self.model, self.clip, self.lora)
+
     def losses(self, weights: Sequence[float], parts: Sequence[Sequence[Sample]]) -> list[list[float]]:
         """The mean loss of each part's images at each weight: rows are weights, columns parts."""
         latents = [[self._latent(sample) for sample in part] for part in parts]
-        match = match_lora(self.model, self.clip, self.lora)
         total, done = len(weights) * sum(map(len, parts)), 0
         table = []
         for weight in weights:
             base = self.model, self.clip
-            model, clip = match.put_on(*base, weight, weight) if weight else base
+            model, clip = self.match.put_on(*base, weight, weight) if weight else base
             row = []
             for part, own in zip(parts, latents, strict=True):
                 found = []

@@ -17,6 +17,7 @@ from comfy.weight_adapter import BOFTAdapter, OFTAdapter
 
 from ...trainer.errors import LoraFileError
 from ...trainer.lora.file import read_lora
+from ..reports import some
 
 # the host's patches by what each changes: a weight, or a tuple of a weight and which part of it
 Patches = dict[Any, Any]
@@ -47,9 +48,9 @@ class Match:
         counts = len(_layers(self.to_model)), len(_layers(self.to_clip))
         lines = ["{} modules matched in the U-Net, {} in the text encoders.".format(*counts)]
         if self.unplaced:
-            lines.append(f"{len(self.unplaced)} found no place: {_some(self.unplaced)}.")
+            lines.append(f"{len(self.unplaced)} found no place: {some(self.unplaced)}.")
         if self.misshapen:
-            lines.append(f"{len(self.misshapen)} are of another shape than the model's: {_some(self.misshapen)}.")
+            lines.append(f"{len(self.misshapen)} are of another shape than the model's: {some(self.misshapen)}.")
         return "\n".join(lines)
 
     @property
@@ -137,23 +138,23 @@ def _in_network(network: torch.nn.Module, patches: Patches) -> tuple[Patches, Pa
         if weight in own:
             # a quantized weight tells its own shape, and state_dict what it is packed into
             shape = comfy.utils.get_attr(network, weight).shape
-            (fitting if _fits(patch, shape, *part) else others)[place] = patch
+            (fitting if _fits(patch, shape, weight, *part) else others)[place] = patch
     return fitting, others
 
 
-def _fits(patch: Any, shape: Sequence[int], offset: Any = None, function: Any = None) -> bool:
+def _fits(patch: Any, shape: Sequence[int], name: str, offset: Any = None, function: Any = None) -> bool:
     """Whether the host can merge a patch into a weight of that shape: its own arithmetic, on tensors without values.
 
     What it cannot merge it logs, and leaves the weight as it was.
     """
-    # these look at values; nothing is known of their shapes
+    # their arithmetic asks for values, so they are taken on trust
     if isinstance(patch, (OFTAdapter, BOFTAdapter)):
         return True
     with torch.inference_mode(False), torch.no_grad():
         weight = torch.empty(shape, device="meta")
         untouched = weight._version
         try:
-            merged = comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, function)], weight, "")
+            merged = comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, function)], weight, name)
         except Exception:  # of factors that do not even fit each other
             return False
         return merged is not weight or weight._version != untouched
@@ -171,8 +172,3 @@ def _module(key: str) -> str:
         return key.partition(".")[0]
     of_lora = _OF_LORA.search(key)
     return key[: of_lora.start()] if of_lora else key.rpartition(".")[0] or key
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

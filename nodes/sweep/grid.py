@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ...figures import Axis, Cell, cells, figure_manifest
+from ..reports import some
 
 Index = tuple[int, ...]
 
@@ -94,15 +95,21 @@ class Grid:
         ]
 
     def _where(self, indices: Sequence[Index]) -> str:
-        """The values that tell cells from all others; where no such values are all of these, cell by cell."""
+        """The values that tell some cells from all others; cell by cell where they make no whole rows or columns."""
+        titles = [(axis.label, axis.texts) for axis in self.axes]
         values = [sorted(set(ats)) for ats in zip(*indices, strict=True)]
         if math.prod(map(len, values)) == len(indices):
-            telling = [(axis, ats) for axis, ats in zip(self.axes, values, strict=True) if len(ats) < len(axis)]
-            return "; ".join(f"{axis.label} {_some([axis.texts[at] for at in ats])}".strip() for axis, ats in telling)
-        one_by_one = (zip(self.axes, index, strict=True) for index in indices)
-        return _some(
-            [", ".join(f"{axis.label} {axis.texts[at]}".strip() for axis, at in cell) for cell in one_by_one], "; "
-        )
+            told = [
+                f"{label} {some([texts[at] for at in ats])}".strip()
+                for (label, texts), ats in zip(titles, values, strict=True)
+                if len(ats) < len(texts)
+            ]
+            return "; ".join(told)
+        named = [
+            ", ".join(f"{label} {texts[at]}".strip() for (label, texts), at in zip(titles, index, strict=True))
+            for index in indices
+        ]
+        return some(named, "; ")
 
     def without_effect(self) -> list[Axis]:
         """Axes of at least two different values along which every cell has the same pixels."""
@@ -132,11 +139,6 @@ class Grid:
         for index, spread in (self.spreads or {}).items():
             records[index] |= {"standard deviation": spread}
         return figure_manifest(self.axes, records, **self.about)
-
-
-def _some(texts: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return between.join(texts[:3]) + more
 
 
 def sweep_shown(grid: Grid) -> dict[str, list[str]]:

@@ -51,11 +51,13 @@ def measure() -> dict[str, Any]:
 
     type(CLIP).tokenize = noted
     loss_by_weight.LossByWeight.hidden = SimpleNamespace(unique_id=None)
-    lora = load_file(write_lora("plain.safetensors", 0))
+    stray = {f"lora_unet_nowhere.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")}
+    lora = load_file(write_lora("plain.safetensors", 0)) | stray
     node = loss_by_weight.LossByWeight.execute(MODEL, CLIP, VAE, dataset, settings, "", "1", 3, lora=lora)
     trained, held_out = dataset.split(4, settings.seed)
     return {
         "encoded": encoded,
+        "report": node.result[1],
         "told": list(node.result[0].about["prompts"]),
         "held out": [sample.caption.split(",")[0] for sample in held_out.samples],
         "first folders": sorted({Path(sample.path).parent.name for sample in trained.samples[:3]}),

@@ -34,3 +34,10 @@ def test_images_are_drawn_from_all_folders(found: dict[str, Any]) -> None:
     trained, held_out = images(found["encoded"])[:3], images(found["encoded"])[3:]
     assert {name.rpartition(" ")[0] for name in trained} == {"first", "second folder"}
     assert set(held_out) <= set(found["held out"]) and not set(trained) & set(found["held out"])
+
+
+def test_that_a_lora_fits_in_part_is_told(found: dict[str, Any]) -> None:
+    told = (
+        "The LoRA fits in part: 4 modules matched in the U-Net, 0 in the text encoders.\n1 found no place: lora_unet_"
+    )
+    assert told in found["report"]
