@@ -124,24 +124,32 @@ def test_files_due_when_a_run_ended_are_written_when_it_goes_on(
 
 @dataclass
 class Blocking(Log):
-    """Puts a folder in the place of a file once the training has begun, and was given its name."""
+    """Puts a file in the place of a folder once the run has looked whether it can be written to."""
 
     path: Path = Path()
 
     def stage(self, name: str, done: int, total: int) -> None:
         if name == "encoding images":
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("in the way")
 
 
-def test_what_took_the_name_of_a_due_file_is_told_also_when_the_run_goes_on(tmp_path: Path) -> None:
-    settings = replace(OWING, saving=SavingSettings())
-    path = tmp_path / "loras" / "mjesec-000001.safetensors"
+def test_a_due_file_that_cannot_be_written_is_told_also_when_the_run_goes_on(tmp_path: Path) -> None:
+    settings, loras = replace(OWING, saving=SavingSettings()), tmp_path / "loras"
     for _ in range(2):
-        with pytest.raises(LoraFileError, match=f"'{path.name}' could not be written"):
-            train(make_job(tmp_path, settings, Blocking(path=path)))
-        path.rmdir()
+        with pytest.raises(LoraFileError, match=r"'mjesec-000001\.safetensors' could not be written"):
+            train(make_job(tmp_path, settings, Blocking(path=loras)))
+        loras.unlink()
     train(make_job(tmp_path, settings))
-    assert path.is_file()
+    assert (loras / "mjesec-000001.safetensors").is_file()
+
+
+def test_a_folder_in_the_place_of_a_due_file_is_left_alone(tmp_path: Path) -> None:
+    settings, log = replace(OWING, saving=SavingSettings()), Log()
+    taken = tmp_path / "loras" / "mjesec-000001.safetensors"
+    log.step = lambda step: taken.mkdir(parents=True, exist_ok=True)  # type: ignore[method-assign]
+    result = train(make_job(tmp_path, settings, log))
+    assert taken.is_dir() and result.path.is_file()
+    assert any("mjesec-000001.safetensors has become another run's" in line for line in log.lines)
 
 
 def test_the_best_file_that_was_due_when_a_run_ended_is_written_when_it_goes_on(
