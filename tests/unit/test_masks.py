@@ -148,7 +148,18 @@ def cut_short(mask: Path) -> None:
     mask.write_bytes(mask.read_bytes()[:60])
 
 
-@pytest.mark.parametrize(("harm", "reason"), [(cut_short, "it is truncated"), (Path.unlink, "there is no such file")])
+def edit(mask: Path) -> None:
+    Image.new("L", (64, 64), 77).save(mask)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (cut_short, "it is truncated"),
+        (Path.unlink, "there is no such file"),
+        (edit, "has changed since the dataset was made"),
+    ],
+)
 def test_an_image_whose_mask_cannot_be_used_is_left_out_and_named(
     tmp_path: Path, harm: Callable[[Path], None], reason: str
 ) -> None:

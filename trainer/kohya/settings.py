@@ -240,7 +240,7 @@ def _mask(keys: Keys, dataset: Dataset | None) -> str:
         return "alpha" if alpha else "none"
     if folder and not is_folder_of_masks(folder):
         keys.refuse("conditioning_data_dir", "masks are read from a folder 'masks' beside the images; move them there")
-    elif folder and dataset and not any(sample.mask_hash for sample in dataset.samples):
+    elif folder and dataset and not any(sample.mask for sample in dataset.samples):
         why = f"no image has a mask of its name in a folder '{MASKS}' beside it; move '{folder}' there"
         keys.refuse("conditioning_data_dir", why)
     if not (alpha or folder):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..dataset.buckets import Placement, Size
-from ..dataset.images import apply_placement, load_alpha, load_grey
+from ..dataset.images import apply_placement, hash_image, load_alpha, load_grey
 from ..dataset.samples import Sample, printable
 from ..errors import ImageError
 from ..settings.training import TrainSettings
@@ -40,9 +40,15 @@ def read_mask(sample: Sample, size: Size, placement: Placement, settings: TrainS
 
 
 def _loaded(sample: Sample, rotate: bool) -> Image.Image:
+    # whoever leaves out what cannot be used knows images, not masks
+    name = printable(Path(sample.mask).name)
     try:
-        return load_grey(sample.mask, exif_rotate=rotate)
+        picture = load_grey(sample.mask, exif_rotate=rotate)
     except ImageError as error:
-        # whoever leaves out what cannot be used knows images, not masks
-        name = printable(Path(sample.mask).name)
         raise ImageError(sample.path, f"its mask '{name}' cannot be used, for {error.reason}") from error
+    if hash_image(Path(sample.mask)) != sample.mask_hash:
+        raise ImageError(
+            sample.path,
+            f"its mask '{name}' has changed since the dataset was made; queue again to train with it as it is",
+        )
+    return picture
