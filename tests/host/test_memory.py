@@ -81,13 +81,11 @@ def cancel(host: Host, name: str) -> None:
 
 
 def fail(host: Host, name: str) -> None:
-    """What nobody can overwrite takes the name of a file that is due in the middle of the training."""
+    """An error amid the training: the highest rate that the node takes leaves numbers that are none."""
     # a seed of its own: a run of the same settings would go on from where the one before it failed
-    prompt = host.queue(training(output_name=name, steps=2000, seed=next(SEEDS), save_every_epochs=10))
-    run_at_work(host, name)
-    in_the_way = host.output / "loras" / f"{name}-000010.safetensors"
-    in_the_way.mkdir()
-    assert f"'{in_the_way.name}' could not be written" in (dev.failure_of(host.wait(prompt, 120)) or "")
+    graph = training(output_name=name, steps=2000, unet_lr=1.0, text_lr=1.0, alpha=4096.0, seed=next(SEEDS))
+    with pytest.raises(dev.PromptFailure, match="not a finite number"):
+        host.run(graph)
 
 
 def run_out_of_memory(host: Host, name: str) -> None:
@@ -129,6 +127,7 @@ def test_after_any_end_the_host_draws_the_same_and_its_memory_is_back(host: Host
         end(host, name)
         drawn_after, after = settled(host)
         assert drawn_after == drawn, name
-        grown[name], held = after / held, after
-    print(f"anonymous memory after each over that before: {grown}")
+        # what an allocator happens to have given back once is no leak when it is taken again
+        grown[name], held = after / held, max(after, held)
+    print(f"anonymous memory after each over the most before: {grown}")
     assert {name: ratio for name, ratio in grown.items() if ratio > MOST} == {}
