@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +59,10 @@ def check_writable(folder: Path) -> None:
     """
     try:
         place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
-        with tempfile.TemporaryFile(dir=place):
-            return
+        # not by tempfile: where Windows refuses, that tries two thousand million names
+        probe = place / f".mjesec.{os.getpid()}.part"
+        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY))
+        probe.unlink()
     except OSError as error:
         raise LoraFileError(f"Nothing can be written to '{folder}' ({_words(error)}); {_cure(error)}.") from error
 

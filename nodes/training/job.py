@@ -50,7 +50,7 @@ def make_job(
     watcher = RunWatcher(origin.node_id, live)
     sampler = None
     if samples is not None:
-        sampler = LiveSampler(model, clip, vae, samples, work_folder() / "samples", watcher.stage)
+        sampler = LiveSampler(model, clip, vae, samples, work_folder() / "samples", watcher)
 
     def parts() -> Parts:
         host.make_room(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from ...trainer.runs.outputs import Outputs
 from ..images import to_pillow
-from ..sweep.sampling import Studio, Subject
+from ..progress import NodeWatcher
+from ..sweep.sampling import NotFinite, Studio, Subject
 from ..sweep.shot import Shot
 from .samples import TrainingSamples
 
 # what a sampling needs beside the weights: activations and the VAE's decoding
 _HEADROOM = 3 * 2**30
-Show = Callable[[str, int, int, Image.Image], None]
 
 
 class LiveSampler:
@@ -31,9 +31,11 @@ class LiveSampler:
     samples; the trainer learns on aliases of those, so they are put back before ``draw`` returns.
     """
 
-    def __init__(self, model: Any, clip: Any, vae: Any, samples: TrainingSamples, folder: Path, show: Show) -> None:
+    def __init__(
+        self, model: Any, clip: Any, vae: Any, samples: TrainingSamples, folder: Path, watcher: NodeWatcher
+    ) -> None:
         self.every = samples.every
-        self._wires, self._shots, self._folder, self._show = (model, clip, vae), samples.shots, folder, show
+        self._wires, self._shots, self._folder, self._watcher = (model, clip, vae), samples.shots, folder, watcher
         self.latest: list[dict[str, str]] = []
 
     def needs_room(self) -> bool:
@@ -52,9 +54,14 @@ class LiveSampler:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
                 studio = Studio(Subject(model, clip, vae, dict(lora)))
                 for number, shot in enumerate(self._shots):
-                    image = to_pillow(studio.take(shot)[0])
+                    try:
+                        image = to_pillow(studio.take(shot)[0])
+                    except NotFinite as error:
+                        # the other prompts may fare better
+                        self._watcher.say(f"No sample of step {step} for '{shot.prompt}': {error}")
+                        continue
                     files.append({**self._save(image, shot, outputs, number, step), "prompt": shot.prompt})
-                    self._show("sample images", number + 1, len(self._shots), image)
+                    self._watcher.stage("sample images", number + 1, len(self._shots), image)
         finally:
             # takes the patches off the weights that the trainer learns on, also on a CPU
             comfy.model_management.unload_all_models()

@@ -72,6 +72,17 @@ def test_samples_are_the_ksamplers_and_training_does_not_know_of_them(host: Host
     assert not host.complaints()
 
 
+def test_each_sample_that_is_no_image_is_told_and_costs_no_other(host: Host) -> None:
+    # one step of this scheduler divides by nothing
+    graph = with_samples("no picture", 2)
+    graph["samples"] = sampling(steps=1, scheduler="kl_optimal", sampler="euler")
+    host.run(graph)
+    told = host.log_text()
+    for prompt in ("moon", "forest at day"):
+        assert f"No sample of step 2 for '{prompt}': Sampling ended in numbers that are not finite" in told
+    assert "The samples of step 2 could not be drawn" not in told
+
+
 def test_a_sample_now_is_drawn_when_asked_for(host: Host) -> None:
     graph = with_samples("asked", 2000, every=0, prompts="moon")
     prompt = host.queue(graph)

@@ -129,8 +129,12 @@ def test_a_stop_while_a_resumed_run_reads_its_latents_saves_what_was_learnt(tmp_
     with pytest.raises(Stop):
         train(replace(first, watcher=interrupted))
     job = make_job(tmp_path, SETTINGS)
-    result = train(replace(job, watcher=AskingEarly(1, job.control.stop, job.control)))
+    records: list[Mapping[str, object]] = []
+    log = AskingEarly(1, job.control.stop, job.control)
+    result = train(replace(job, watcher=log, on_record=records.append))
     assert result.stopped
+    # those who draw its curve must not think that it begins anew
+    assert {record["step"] for record in records} == {1}
     assert result.path.name == "mjesec-step00000001.safetensors"
 
 

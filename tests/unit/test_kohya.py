@@ -480,6 +480,24 @@ def test_a_command_in_a_script_ends_where_its_shell_ends_it(script: str) -> None
     assert "give it to accelerate launch before -m trainer" in outside.idle["--mixed_precision before the script"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'python sdxl_train_network.py\n--resolution=64\n--network_args\n"conv_dim=4"\n--network_dim=8\n--seed=7\npause',
+        "sdxl_train_network.py --resolution=64 --network_dim=8 --seed\n7\n--network_args\nconv_dim=4 'conv_alpha=1'",
+    ],
+)
+def test_values_on_lines_of_their_own_belong_to_the_command(text: str) -> None:
+    settings = run(text).settings
+    assert (settings.rank, settings.adapter.conv_rank, settings.seed) == (8, 4, 7)
+
+
+@pytest.mark.parametrize("word", ["'cost$x'", "cost$5", "100%", "'%NAME%'"])
+def test_a_dollar_that_no_shell_would_read_is_one(word: str) -> None:
+    result = run(f"sdxl_train_network.py --resolution=64 --output_name={word}")
+    assert result.settings.output_name == word.strip("'")
+
+
 def test_a_number_sign_within_a_value_ends_nothing() -> None:
     text = "# a note\naccelerate launch sdxl_train_network.py --resolution=1024 --output_name=moon#2 \\\n"
     text += "  --max_train_steps=500 \\\n  --network_train_unet_only"

@@ -15,7 +15,7 @@ _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+|["']""")
 _QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
 # a word up to what ends a command outside of quotation marks, or sends elsewhere what it prints
 _UNTIL_END = re.compile(r"""(?:"[^"]*"|'[^']*'|[^"';&|<>])*""")
-_VARIABLE = re.compile(r"\$(?:\{[^}]*\}?|\([^)]*\)?|[\w:]+)|%[A-Za-z_]\w*%")
+_VARIABLE = re.compile(r"\$(?:\{[^}]*\}?|\([^)]*\)?|[A-Za-z_][\w:]*)|%[A-Za-z]\w*%")
 
 
 def one_line_each(text: str) -> str:
@@ -35,12 +35,13 @@ def parse_command(text: str) -> tuple[list[str], tuple[str, ...]]:
     before, words = _parted(text)
     if not all(map(_is_closed, words)):
         raise SettingsError("The arguments cannot be read; close every quotation mark.")
-    words = [_QUOTED.sub(r"\2", word) for word in words]
     for word in words:
-        if found := _VARIABLE.search(word):
+        # between single quotation marks a shell looks for none
+        if found := _VARIABLE.search(re.sub(r"'[^']*'", "", word)):
             raise SettingsError(
                 f"The argument '{word}' holds the variable '{found[0]}', which only a shell knows; write its value."
             )
+    words = [_QUOTED.sub(r"\2", word) for word in words]
     return words, tuple(word.partition("=")[0] for word in before if re.match("--[A-Za-z]", word))
 
 
@@ -63,12 +64,20 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
 
 
 def _behind(lines: list[list[str]], line: int, place: int) -> list[str]:
-    words = lines[line][place + 1 :]
+    """The arguments behind a script: in its line and up to the last one that begins with an argument, or is values."""
+    words, between = lines[line][place + 1 :], []
     for more in lines[line + 1 :]:
-        if not more[0].startswith("-"):
+        if any(_scripts(more)):
             break
-        words += more
+        between += more
+        if more[0].startswith("-") or all(map(_is_value, more)):
+            words, between = words + between, []
     return list(_to_the_end(words))
+
+
+def _is_value(word: str) -> bool:
+    """Whether a word is no command of a shell: it is quoted, or of the form that network_args has."""
+    return bool(_QUOTED.fullmatch(word) or re.fullmatch(r"\w+=.+", word))
 
 
 def _scripts(words: list[str]) -> Iterator[tuple[int, str]]:

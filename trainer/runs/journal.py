@@ -7,7 +7,7 @@ import time
 from ..training.loop import Step, Trainer
 from . import tensorboard
 from .job import Job
-from .log import RunLog
+from .log import RunLog, read_ends
 from .outputs import Outputs
 from .tensorboard import EventFiles
 
@@ -28,9 +28,15 @@ class Journal:
             self._events = EventFiles(job.folders.work / "tensorboard" / name, job.say)
             self.log.listeners.append(self._events.hear)
 
+    @property
+    def before(self) -> int:
+        """The last step that was logged of a run which will go on; 0 of one that begins."""
+        records = read_ends(self.outputs.log) if self.outputs.state.exists() else []
+        return max((record["step"] for record in records), default=0)
+
     def prepare(self) -> None:
         """The run is known, its images are not encoded yet."""
-        self.log.write("preparing", 0, state="preparing", **self._facts())
+        self.log.write("preparing", self.before, state="preparing", **self._facts())
 
     def begin(self, trainer: Trainer) -> None:
         """The run trains from its trainer's step on."""

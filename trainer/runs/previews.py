@@ -39,6 +39,6 @@ class Previews:
         try:
             files = self.job.sampler.draw(lora, self.outputs, step)
         except Exception as error:
-            self.job.say(f"The samples of step {step} could not be drawn ({error}); training goes on.")
+            self.job.say(f"The samples of step {step} could not be drawn ({str(error).rstrip('.')}); training goes on.")
             return
         self.log.write("sample", step, files=list(files))

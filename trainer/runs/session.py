@@ -17,6 +17,7 @@ from ..sdxl.base_hashes import BaseHashes
 from ..settings.training import TrainSettings
 from ..shortage import is_out_of_memory, sentence_for_shortage
 from ..training.data import Example, Plan, prepare
+from ..training.graphs import NOT_RECORDED
 from ..training.latents import LatentsCache
 from ..training.loop import Step, Trainer
 from ..training.memory import choose_profile, release_text_encoders, retreat, spare
@@ -144,7 +145,7 @@ class Session:
         """
         control = self.job.control
         if control.paused:
-            self.log.write("paused", 0)
+            self.log.write("paused", self.journal.before)
             self.job.watcher.say(f"Paused after {done} of {of} images were encoded.")
             control.wait(lambda: self.job.watcher.stage("paused", done, of))
             self.journal.prepare()
@@ -216,6 +217,8 @@ class Session:
         if self.job.device.type != "cpu":
             release_text_encoders(trainer, self._examples + self._held_out)
         if self._spared is None:
+            if trainer.unrecorded:
+                self.job.say(NOT_RECORDED)
             if told := choose_profile(trainer, self.job.free_bytes):
                 self.job.say(told)
         else:

@@ -21,7 +21,7 @@ from ..undisturbed import undisturbed
 from .bands import Validation
 from .data import Example
 from .ema import RunningMean
-from .graphs import NOT_RECORDED, Graphs
+from .graphs import Graphs
 from .inputs import Inputs
 from .noise import step_generator
 from .objective import Objective
@@ -110,10 +110,11 @@ class Trainer(Objective):
         # whether weights and number of steps fit together; an error amid an update leaves them apart for good
         self.whole = True
         self._graphs: Graphs | None = None
+        # whether CUDA graphs are wanted and cannot be
+        self.unrecorded = False
         if device.type == "cuda" and settings.cuda_graphs and not settings.compile_blocks:
-            if self._narrow is None:
-                say(NOT_RECORDED)
-            else:
+            self.unrecorded = self._narrow is None
+            if self._narrow is not None:
                 self._narrow.allocate()
                 self._graphs = Graphs(self._learn_narrow, say)
 
