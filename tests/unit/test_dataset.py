@@ -267,6 +267,8 @@ REFUSED: list[tuple[Callable[[Path], Path], str]] = [
         make_nested("0_moon"),
         "its sub-folder '0_moon' is not read: .* name it 10_moon to have it read, or choose that folder",
     ),
+    (make_nested("3D renders"), "name it 10_3D renders to have it read"),
+    (make_nested("2024"), "name it 10_2024 to have it read"),
     (make_nested("a", "b", "c"), "its sub-folder 'a' and 2 more are not read"),
     (make_nested("20240501_moon"), "asks for 20240501 repeats, and at most 10000 are taken; rename it, or choose"),
     (make_nested("10_moon/inner"), "its sub-folder '10_moon/inner' is not read: .* move it there, or choose"),

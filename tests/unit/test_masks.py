@@ -85,6 +85,31 @@ def test_a_mask_may_have_any_ending_of_an_image(tmp_path: Path, name: str) -> No
     assert masks_of(folder, "files")["disc_0.png"].max() == 0
 
 
+@pytest.mark.parametrize(("image", "mask"), [("Moon", "moon"), ("m\u0161", "ms\u030c")])
+def test_a_mask_has_its_images_name_as_every_system_reads_it(tmp_path: Path, image: str, mask: str) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 1)
+    (folder / "disc_0.png").rename(folder / f"{image}.png")
+    (folder / "masks").mkdir()
+    Image.new("L", (64, 64), 0).save(folder / "masks" / f"{mask}.png")
+    dataset = scan_folder(folder)
+    assert Path(dataset.samples[0].mask).stem == mask
+    assert {problem.kind for problem in dataset.problems} == {"caption_missing", "mask_black", "caption_orphan"}
+    # the very name goes first
+    Image.new("L", (64, 64), 255).save(folder / "masks" / f"{image}.png")
+    again = scan_folder(folder)
+    assert Path(again.samples[0].mask).stem == image
+    assert "mask_orphan" in [problem.kind for problem in again.problems]
+
+
+def test_a_mask_with_transparency_is_of_another_run_than_before_it_counted(tmp_path: Path) -> None:
+    folder = tiny_parts.write_images(tmp_path / "images", 2)
+    (folder / "masks").mkdir()
+    for number, opacity in enumerate((255, 254)):
+        Image.new("RGBA", (64, 64), (255, 255, 255, opacity)).save(folder / "masks" / f"disc_{number}.png")
+    opaque, clear = (sample.mask_hash for sample in scan_folder(folder).samples)
+    assert len(opaque) == 64 and clear.endswith("+alpha") and len(clear) == 70
+
+
 @pytest.mark.parametrize("hidden", [(0, 0, 0, 0), (255, 255, 255, 0)])
 def test_where_a_mask_is_transparent_nothing_counts(tmp_path: Path, hidden: tuple[int, ...]) -> None:
     folder = tiny_parts.write_images(tmp_path / "images", 1)

@@ -158,7 +158,8 @@ def _repeats_of(folder: Path, root: Path, layout: Layout, problems: list[Problem
     if layout == "flat":
         detail = "an image_dir is read without its sub-folders; name it as one of its own"
     elif match is None or int(match[1]) < 1:
-        name = printable(folder.name.lstrip("0123456789_")) or "moon"
+        # 0_moon asks for no repeats at all
+        name = printable(folder.name if match is None else match[2]) or "moon"
         detail = f"its name gives no repeats; name it 10_{name} to have it read"
     elif int(match[1]) > MOST_REPEATS:
         detail = f"its name asks for {match[1]} repeats, and at most {MOST_REPEATS} are taken; rename it"
@@ -185,9 +186,9 @@ def _with_masks(
 ) -> list[_Found]:
     """The images of a folder with their masks; masks of no image become problems."""
     masks = find_masks(folder, root)
-    for stem in sorted(masks.keys() - {path.stem for path in images}):
-        problems.append(Problem(_name(masks[stem], root), "mask_orphan", "no image beside the folder has its name"))
-    return [_Found(_name(path, root), path, repeats, caption, masks.get(path.stem)) for path in images]
+    for path in masks.orphans(images):
+        problems.append(Problem(_name(path, root), "mask_orphan", "no image beside the folder has its name"))
+    return [_Found(_name(path, root), path, repeats, caption, masks.of(path)) for path in images]
 
 
 def _listing(

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..dataset.buckets import Placement, Size
-from ..dataset.images import apply_placement, hash_image, load_alpha, load_grey
+from ..dataset.images import apply_placement, load_alpha, load_grey
+from ..dataset.mask_files import examine_mask
 from ..dataset.samples import Sample, printable
 from ..errors import ImageError
 from ..settings.training import TrainSettings
@@ -46,7 +47,7 @@ def _loaded(sample: Sample, rotate: bool) -> Image.Image:
         picture = load_grey(sample.mask, exif_rotate=rotate)
     except ImageError as error:
         raise ImageError(sample.path, f"its mask '{name}' cannot be used, for {error.reason}") from error
-    if hash_image(Path(sample.mask)) != sample.mask_hash:
+    if examine_mask(Path(sample.mask)).content_hash != sample.mask_hash:
         raise ImageError(
             sample.path,
             f"its mask '{name}' has changed since the dataset was made; queue again to train with it as it is",
