@@ -89,13 +89,23 @@ def _refuse_decimal_commas(text: str) -> None:
     pointed = [_DECIMAL_COMMA.sub(".", item) for item in items]
     if pointed == items:
         return
-    as_well = len(items) > 1 and all(_SINGLE.fullmatch(item) or item in _ELLIPSES for item in pointed)
+    parted = [item.strip() for item in re.split(r"[,;\n]", text) if item.strip()]
+    as_well = all(_SINGLE.fullmatch(item) or item in _ELLIPSES for item in pointed) and not _in_order(parted)
     only = all(_is_item(item) for item in pointed) and not all(_is_item(item) for item in re.split(r"[,\n]", text))
     if as_well or only:
         raise ValueError(
             "a comma between digits may be a decimal one; write decimals with a point, as in "
             f"{', '.join(pointed[:2])}, and put a blank after every comma that parts values"
         )
+
+
+def _in_order(items: Sequence[str]) -> bool:
+    """Whether numbers rise or fall throughout, or some have a decimal point: then their commas part them."""
+    if any("." in item and item not in _ELLIPSES for item in items):
+        return True
+    numbers = [Decimal(item) for item in items if item not in _ELLIPSES]
+    pairs = list(zip(numbers, numbers[1:], strict=False))
+    return all(one < two for one, two in pairs) or all(one > two for one, two in pairs)
 
 
 def _is_item(text: str) -> bool:

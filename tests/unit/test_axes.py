@@ -61,6 +61,10 @@ def test_whole_numbers_are_read_from_lists_and_ranges(text: str, values: tuple[i
         ("1,4,7", (1.0, 4.0, 7.0)),
         ("1,3-5, 8", (1.0, 3.0, 4.0, 5.0, 8.0)),
         ("1,4,7\n8", (1.0, 4.0, 7.0, 8.0)),
+        ("1, 4,7, 10", (1.0, 4.0, 7.0, 10.0)),
+        ("1,2\n3,4", (1.0, 2.0, 3.0, 4.0)),
+        ("1,3, .., 9", (1.0, 3.0, 5.0, 7.0, 9.0)),
+        ("0,1, 0.5", (0.0, 1.0, 0.5)),
     ],
 )
 def test_decimals_are_exact_and_may_be_negative(text: str, values: tuple[float, ...]) -> None:
