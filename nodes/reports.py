@@ -34,7 +34,7 @@ def as_plain(text: str) -> str:
     return "  \n".join(re.sub(r"^ +|[^\w\s]|_", code, line) for line in text.expandtabs(2).split("\n"))
 
 
-def some(texts: Sequence[str], between: str = ", ") -> str:
-    """The first three, and how many more there are."""
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return between.join(texts[:3]) + more
+def some(texts: Sequence[str], between: str = ", ", most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more

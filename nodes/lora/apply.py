@@ -17,13 +17,13 @@ from comfy.weight_adapter import BOFTAdapter, OFTAdapter
 
 from ...trainer.errors import LoraFileError
 from ...trainer.lora.file import read_lora
+from ...trainer.lora.info import module_of
 from ..reports import some
 
 # the host's patches by what each changes: a weight, or a tuple of a weight and which part of it
 Patches = dict[Any, Any]
 
 _OF_TEXT = ("lora_te", "text_encoder")
-_OF_LORA = re.compile(r"[._]lora[._]")
 # attention layers by diffusers' names, of which the host knows only the old ones with a processor in between
 _PROJECTION = re.compile(
     r"^((?:unet\.)?(?:down_blocks|mid_block|up_blocks)\..+\.attn[12])\.(to_[qkv]|to_out)(?:\.0)?\."
@@ -105,11 +105,11 @@ def match_lora(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> Match
     patches = comfy.lora.load_lora(tensors, key_map, log_missing=False)
     to_model, odd = _in_network(model.model, patches)
     to_clip, odd_text = ({}, {}) if clip is None else _in_network(clip.cond_stage_model, patches)
-    unplaced = {_module(key) for key in tensors.keys() - tensors.asked}
+    unplaced = {module_of(key) for key in tensors.keys() - tensors.asked}
     if clip is None:
         unplaced = {name for name in unplaced if not name.startswith(_OF_TEXT)}
     unplaced |= _layers(patches.keys() - {*to_model, *to_clip, *odd, *odd_text})
-    modules = len({_module(key) for key in tensors})
+    modules = len({module_of(key) for key in tensors})
     return Match(to_model, to_clip, modules, tuple(sorted(unplaced)), tuple(sorted(_layers([*odd, *odd_text]))))
 
 
@@ -164,11 +164,3 @@ def _layers(places: Iterable[Any]) -> set[str]:
     """The layers whose weights or biases patches change."""
     weights = (place[0] if isinstance(place, tuple) else place for place in places)
     return {weight.removesuffix(".weight").removesuffix(".bias") for weight in weights}
-
-
-def _module(key: str) -> str:
-    """The module of a LoRA to which a tensor belongs."""
-    if key.startswith(("lora_", "lycoris_")):
-        return key.partition(".")[0]
-    of_lora = _OF_LORA.search(key)
-    return key[: of_lora.start()] if of_lora else key.rpartition(".")[0] or key

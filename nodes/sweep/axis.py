@@ -14,7 +14,7 @@ from ...figures.values import quoted
 from ...trainer.errors import LoraFileError
 from ...trainer.lora.file import read_metadata
 from ..folders import unknown_yet
-from ..reports import report_shown
+from ..reports import report_shown, some
 from ..sockets import AxesSocket
 from .shot import size_of
 
@@ -113,8 +113,7 @@ def _told_values(axis: Axis) -> str:
     """How the text was read: what looks like one prompt with commas may be several."""
     pairs = zip(axis.texts, axis.values, strict=True)
     shown = [quoted(text) if isinstance(value, str) else text for text, value in pairs]
-    more = f" and {len(shown) - _MOST_TOLD} more" if len(shown) > _MOST_TOLD else ""
-    return f"{len(shown)} {'value' if len(shown) == 1 else 'values'}: {', '.join(shown[:_MOST_TOLD])}{more}"
+    return f"{len(shown)} {'value' if len(shown) == 1 else 'values'}: {some(shown, most=_MOST_TOLD)}"
 
 
 def _unknown(parameter: str | None) -> str:

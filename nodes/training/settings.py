@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...trainer.dataset.buckets import BucketSettings
@@ -90,11 +92,15 @@ def _validation(default: int) -> io.Input:
     )
 
 
-def _judged(**values: object) -> bool | str:
+def _judged(node: type[io.ComfyNode], output_name: str | None, **values: Any) -> bool | str:
     """What the rules say before anything is loaded; of values on wires, None, nothing is known yet."""
-    name = {"output_name": values["output_name"]} if values["output_name"] is not None else {}
+    # the host leaves the limits of what is judged here to us
+    for widget in (each for each in node.define_schema().inputs if isinstance(each, io.Int.Input | io.Float.Input)):
+        if (value := values.get(widget.id)) is not None and not widget.min <= value <= widget.max:
+            return f"{widget.id} is {value}; it must be from {widget.min} to {widget.max}."
+    known = {} if None in values.values() else values
     try:
-        TrainSettings(**(name if None in values.values() else values))  # type: ignore[arg-type]
+        TrainSettings(**known, **({} if output_name is None else {"output_name": output_name}))
     except SettingsError as error:
         return str(error)
     return True
@@ -247,7 +253,8 @@ class TrainingSettings(io.ComfyNode):
         warmup_steps: int | None = None,
     ) -> bool | str:
         return _judged(
-            output_name=output_name,
+            cls,
+            output_name,
             steps=steps,
             train=train,
             optimizer=optimizer,
@@ -293,7 +300,7 @@ class ThesisSettings(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, output_name: str | None = None) -> bool | str:
-        return _judged(output_name=output_name)
+        return _judged(cls, output_name)
 
     @classmethod
     def execute(cls, resolution: int, precision: str, **values: object) -> io.NodeOutput:

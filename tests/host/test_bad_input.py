@@ -100,6 +100,8 @@ def test_a_training_that_cannot_work_is_refused_in_a_sentence(
         ({"unet_lr": 0.0, "text_lr": 0.0}, "Every learning rate is 0"),
         ({"steps": 4, "warmup_steps": 5}, "warmup_steps is 5, more than the 4 steps"),
         ({"schedule": "sometimes"}, "schedule"),
+        ({"unet_lr": 50.0}, "unet_lr is 50.0; it must be from 0.0 to 1.0."),
+        ({"steps": 2_000_000}, "steps is 2000000; it must be from 1 to 1000000."),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_runs(

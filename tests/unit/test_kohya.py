@@ -67,6 +67,8 @@ def test_the_report_says_that_20_epochs_were_1_19(photographs: Dataset) -> None:
     assert "up matrices start at 1e-05 and down matrices at 8.1e-05 to 0.00023 (U-Net)" in text
     assert "the 0.0001 (U-Net) and 0.0001 (text encoders) that are written never touch a weight" in text
     assert "seed is not given" in text
+    wide = replace(result, settings=replace(result.settings, batch_size=1000, gradient_accumulation=4))
+    assert "1600 steps of at most 4000 images, 1344 on average" in report(wide, photographs)
     cut = report(result, photographs, lambda caption: range(92))
     assert "4 of 4 captions are longer than 75 tokens; 60 tokens are cut." in cut
     assert "  network_dim = 32" in text

@@ -1,6 +1,6 @@
 """The keys of kohya-ss/sd-scripts that change nothing here, those that must be off, and those of other models.
 
-Everything that `kohya_settings` does not read is looked up here; what is in no table is refused as unknown.
+Everything that `settings` does not read is looked up here; what is in no table is refused as unknown.
 """
 
 from __future__ import annotations

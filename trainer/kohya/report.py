@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..dataset.samples import Dataset
 from ..settings.training import TrainSettings
-from ..training.batches import effective_epochs
+from ..training.batches import effective_epochs, images_of_a_step
 from .configuration import KohyaRun
 from .settings import kohya_steps_per_epoch, learnt_of_folders
 
@@ -35,18 +35,19 @@ def report(run: KohyaRun, dataset: Dataset | None, tokenize: Tokenize | None = N
 
 def _length_lines(run: KohyaRun, dataset: Dataset | None) -> list[str]:
     settings = run.settings
-    images = settings.batch_size * settings.gradient_accumulation
-    line = f"{settings.steps} steps of {images} image{'s' if images > 1 else ''}"
+    asked = settings.batch_size * settings.gradient_accumulation
     if dataset is None:
-        return [f"{line}; connect the dataset to know how many epochs that is."]
+        images = images_of_a_step(asked, asked)
+        return [f"{settings.steps} steps of {images}; connect the dataset to know how many epochs that is."]
     training, _ = dataset.split(settings.validation_images, settings.seed)
     needed = {name: getattr(settings, name) for name in ("buckets", "batch_size", "gradient_accumulation")}
     per_epoch = kohya_steps_per_epoch(training, needed)
     epochs = effective_epochs(settings.steps, per_epoch)
-    lines = [f"{line}: {epochs:.2f} epochs of {per_epoch} steps."]
+    images = images_of_a_step(asked, sum(sample.repeats for sample in training.samples) / per_epoch)
+    lines = [f"{settings.steps} steps of {images}: {epochs:.2f} epochs of {per_epoch} steps."]
     if "epoch" in run.idle and "max_train_epochs" not in run.honoured:
-        asked = f"The GUI's epoch = {run.values['epoch']} does not count"
-        lines.append(f"{asked}: the steps decide, and the run is {epochs:.2f} epochs long.")
+        fate = f"The GUI's epoch = {run.values['epoch']} does not count"
+        lines.append(f"{fate}: the steps decide, and the run is {epochs:.2f} epochs long.")
     return lines
 
 

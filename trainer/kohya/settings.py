@@ -47,7 +47,7 @@ def read_settings(keys: Keys, dataset: Dataset | None, overrides: Fields, proces
     fields |= overrides
     fields |= read_optimizer(keys, network_arguments, fields)
     # tools write arguments that are off as well
-    if left := [f"{k}={v}" for k, v in network_arguments.items() if not _is_off(v)]:
+    if left := [f"{k}={v}" for k, v in network_arguments.items() if not _is_nothing(v)]:
         keys.refuse("network_args", f"'{left[0]}' has no counterpart here; remove it")
     fields |= {"loss": _loss(keys, dataset), "captions": _captions(keys)}
     settings = TrainSettings(**fields)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def read_settings(keys: Keys, dataset: Dataset | None, overrides: Fields, proces
     return settings
 
 
-def _is_off(value: str) -> bool:
+def _is_nothing(value: str) -> bool:
     try:
         return float(value) == 0
     except ValueError:

@@ -26,7 +26,7 @@ _MOST_TAGS = 60
 _PICTURE = re.compile(r"data:image/(webp|jpeg|png);base64,[A-Za-z0-9+/=\s]+")
 # kohya's names, peft's and diffusers' before it
 _DOWN = re.compile(r"\.lora_down\.weight$|\.lora_A(\.\w+)?\.weight$|[._]lora\.down\.weight$")
-_FACTOR = re.compile(r"\.lora_|[._]lora\.")
+_FACTOR = re.compile(r"[._]lora[._]")
 _GROUPS = {
     "lora_unet": "U-Net",
     "lora_te1": "CLIP-L",
@@ -123,7 +123,7 @@ def _network(metadata: Mapping[str, str], tensors: Json) -> list[Fact]:
     ranks = sorted({side for name, entry in tensors.items() if _DOWN.search(name) for side in _shape(entry)[:1]})
     if ranks and "ss_network_dim" not in metadata:
         facts.append(("rank", ", ".join(map(str, ranks[:8]))))
-    groups = Counter(map(_group, dict.fromkeys(map(_module, tensors))))
+    groups = Counter(map(_group, dict.fromkeys(map(module_of, tensors))))
     if tensors:
         facts.append(("modules", ", ".join(f"{count} {group}" for group, count in groups.most_common())))
         kinds = Counter(str(entry.get("dtype")) for entry in tensors.values() if isinstance(entry, dict))
@@ -131,10 +131,12 @@ def _network(metadata: Mapping[str, str], tensors: Json) -> list[Fact]:
     return facts
 
 
-def _module(name: str) -> str:
-    """The layer to which a tensor belongs."""
-    kohya, factor = name.startswith("lora_"), _FACTOR.search(name)
-    return name.partition(".")[0] if kohya else name[: factor.start()] if factor else name.rpartition(".")[0]
+def module_of(name: str) -> str:
+    """The module of a LoRA file to which a tensor belongs, by the names of kohya, LyCORIS, peft or diffusers."""
+    if name.startswith(("lora_", "lycoris_")):
+        return name.partition(".")[0]
+    factor = _FACTOR.search(name)
+    return name[: factor.start()] if factor else name.rpartition(".")[0] or name
 
 
 def _group(module: str) -> str:

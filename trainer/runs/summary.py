@@ -14,6 +14,7 @@ from ..sdxl.precision import DTYPES, compute_dtype
 from ..sdxl.speed import floor_flops, speed_line
 from ..settings.training import TrainSettings
 from ..shortage import is_out_of_memory
+from ..training.batches import images_of_a_step
 from ..training.caption_variants import fixed_caption
 from ..training.data import Example, Plan, Tokenize
 from ..training.loop import Trainer
@@ -23,14 +24,14 @@ from ..training.optim import effective_rates, group_rate
 def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, plan: Plan) -> list[str]:
     """Before training: the data as they will be seen, the length, and numbers that will not do what they seem to."""
     captions = settings.captions
+    images = images_of_a_step(settings.batch_size * settings.gradient_accumulation, plan.images_per_step)
 
     def count_tokens(caption: str) -> int:
         return len(tokenize(fixed_caption(caption, captions))) - 2
 
     lines = [
         dataset_report(dataset, count_tokens, settings.buckets, captions.tokens),
-        f"{settings.steps} steps of {_images(settings, plan)}: {plan.epochs:.2f} epochs of {plan.steps_per_epoch} "
-        "steps.",
+        f"{settings.steps} steps of {images}: {plan.epochs:.2f} epochs of {plan.steps_per_epoch} steps.",
     ]
     if settings.images.more_resolutions:
         sides = ", ".join(map(str, settings.images.more_resolutions))
@@ -56,13 +57,6 @@ def plan_lines(settings: TrainSettings, dataset: Dataset, tokenize: Tokenize, pl
             "all the same; constant is what it is meant for."
         )
     return lines
-
-
-def _images(settings: TrainSettings, plan: Plan) -> str:
-    asked, mean = settings.batch_size * settings.gradient_accumulation, plan.images_per_step
-    if mean == asked:
-        return f"{asked} image{'s' if asked > 1 else ''}"
-    return f"at most {asked} images, {mean:.3g} on average (those of a batch are of one bucket, of a step of one epoch)"
 
 
 def unlike_asked(settings: TrainSettings, examples: Sequence[Example], device: torch.device) -> list[str]:

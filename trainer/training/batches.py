@@ -69,6 +69,14 @@ def effective_epochs(steps: int, steps_in_epoch: int) -> float:
     return steps / steps_in_epoch
 
 
+def images_of_a_step(asked: int, mean: float) -> str:
+    """ "4 images", or how many at most and on average where batches cannot always be filled."""
+    if mean == asked:
+        return f"{asked} image{'s' if asked > 1 else ''}"
+    told = f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}"
+    return f"at most {asked} images, {told} on average (those of a batch are of one bucket, of a step of one epoch)"
+
+
 def _check(buckets: Sequence[tuple[int, int]], repeats: Sequence[int], batch_size: int) -> None:
     if batch_size < 1:
         raise SettingsError(f"The batch size {batch_size} must be at least 1.")
