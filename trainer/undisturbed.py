@@ -7,7 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# what ends a process that may still do something before; SIGHUP comes when a terminal is closed, and Windows has none
+ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextlib.contextmanager
@@ -20,8 +21,9 @@ def undisturbed() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    # None: a handler that is not Python's and could not be put back
-    before = {number: held for number in _SIGNALS if (held := signal.getsignal(number)) is not None}
+    # None: a handler that is not Python's and could not be put back; what is ignored does not have to wait
+    held = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in held.items() if handler not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, lambda number, _frame: came.append(number))
     try:

@@ -85,12 +85,13 @@ class TrainLora(io.ComfyNode):
         from ...trainer.runs.run import train
         from .. import host
         from .job import make_job
+        from .leaving import saved_when_the_host_ends
 
         host.check_model(model)
         host.check_clip(clip, model)
         host.check_vae(vae)
         try:
-            with torch.inference_mode(False), no_spill(host.training_device()):
+            with torch.inference_mode(False), no_spill(host.training_device()), saved_when_the_host_ends():
                 job = make_job(model, clip, vae, dataset, settings, samples, origin_of(cls.hidden))
                 result = train(job)
                 lora = read_lora(result.path)

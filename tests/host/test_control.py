@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -10,8 +12,9 @@ from typing import Any
 
 import pytest
 from host_graphs import node, training
-from host_server import Host
+from host_server import Host, StartHost
 from PIL import Image
+from safetensors import safe_open
 
 import dev
 
@@ -113,6 +116,27 @@ def test_a_stop_while_images_are_encoded_ends_the_prompt(host: Host) -> None:
     assert (ended["state"], ended["step"]) == ("stopped", 0)
     assert "before the first step" in ended["message"]
     assert not (host.output / "loras" / "encodes.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_a_host_that_is_ended_saves_its_training_first(start_host: StartHost) -> None:
+    with start_host() as host:
+        host.queue(training(output_name="ended", steps=5000))
+        run = wait_for(host, "ended", state="training", step=5)
+        # as a terminal does
+        os.killpg(host.pid, signal.SIGINT)
+        ends = time.monotonic() + 60
+        with pytest.raises(dev.Failure):
+            while time.monotonic() < ends:
+                host.check_alive()
+                time.sleep(0.1)
+        log = host.log_text()
+        assert "the training ends its step and saves its state first" in log and "Fatal Python error" not in log
+        folder = host.output / "mjesec" / "runs" / run["id"]
+        last = json.loads((folder / "log.jsonl").read_text("utf-8").splitlines()[-1])
+        assert (last["event"], last["state"]) == ("end", "stopped") and last["step"] >= 5
+        with safe_open(folder / "state.safetensors", framework="numpy") as state:
+            assert json.loads(state.metadata()["mjesec"])["step"] == last["step"]
 
 
 def test_what_cannot_be_asked_is_refused_in_a_sentence(host: Host) -> None:

@@ -28,6 +28,7 @@ from pack.trainer.sdxl.parts import scaled_linear_alpha_bar, zero_terminal
 from pack.trainer.sdxl.single_file import SingleFile, build_parts, find_tokenizer, load_tokenizer, make_encoder
 from pack.trainer.sdxl.vae_names import vae_config, vae_encoder_state
 from pack.trainer.training.loop import Step
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import dev
@@ -181,7 +182,10 @@ def test_a_check_stops_at_what_would_stop_a_training(
     assert not (tmp_path / "loras").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interrupted_training_says_how_to_go_on_and_does(
     number: int, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,11 +204,47 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(
         signal.signal(signal.SIGINT, before)
     told = capsys.readouterr()
     assert "Stopped after step " in told.out
-    assert "Run the same command again to go on." in told.err
+    assert "Stopped; the same command goes on from what is saved." in told.err
     assert not (tmp_path / "moon.safetensors").exists()
     stopped = int(told.out.rpartition("Stopped after step ")[2].partition(";")[0])
     state = next(tmp_path.rglob("state.safetensors"))
     assert stopped >= 2 and state.exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX's")
+def test_a_second_interrupt_while_the_state_is_written_loses_nothing(workplace: Path, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from trainer.runs import checkpoints\n"
+        "from trainer.__main__ import main\n"
+        "save = checkpoints.save_state\n"
+        "def twice(*given):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    save(*given)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "checkpoints.save_state = twice\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "step = checkpoints.Checkpoints.loras_after\n"
+        "def stop(self, trainer, **given):\n"
+        "    step(self, trainer, **given)\n"
+        "    if trainer.progress.step == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "checkpoints.Checkpoints.loras_after = stop\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", program, *arguments(workplace, tmp_path, "--steps", "400")]
+    done = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr[-2000:]
+    with safe_open(next(tmp_path.rglob("state.safetensors")), framework="pt") as state:
+        assert json.loads(state.metadata()["mjesec"])["step"] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' full device")
+def test_a_console_that_takes_nothing_is_no_reason_to_lose_a_training(workplace: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer", *arguments(workplace, tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=dev.ROOT, stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "moon.safetensors").exists()
 
 
 def test_regularisation_images_count_as_much_as_the_others_and_by_their_weight(

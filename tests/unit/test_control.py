@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_parts
-from pack.trainer.errors import Cancelled
+from pack.trainer.errors import Cancelled, LoraFileError
 from pack.trainer.lora.file import read_lora, read_metadata
 from pack.trainer.runs.control import Control
 from pack.trainer.runs.job import Job, Result
@@ -19,6 +19,7 @@ from pack.trainer.runs.log import read_records
 from pack.trainer.runs.run import train
 from pack.trainer.runs.status import status_of
 from pack.trainer.sdxl.parts import Parts
+from pack.trainer.settings.run_options import ValidationSettings
 from pack.trainer.training.loop import Step
 from tiny_parts import Drawing, Log, Stop, make_job, make_settings
 
@@ -290,6 +291,78 @@ def test_samples_due_at_the_step_of_a_pause_or_a_stop_are_drawn(
     assert steps == [("sample", 2), ("paused", 2), ("resumed", 2), ("sample", 4)]
     assert [step.step for step in log.steps] == [1, 2, 3, 4]
     tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
+@pytest.mark.parametrize("room", [False, True], ids=["beside the networks", "in their memory"])
+def test_samples_due_at_the_step_of_a_cancel_are_drawn_when_the_run_goes_on(room: bool, tmp_path: Path) -> None:
+    sampler = Drawing(2, room=room)
+    with pytest.raises(Stop):
+        train(replace(make_job(tmp_path, SETTINGS, Log(stop_after=2)), sampler=sampler))
+    assert sampler.drawn == {}
+    train(replace(make_job(tmp_path, SETTINGS), sampler=sampler))
+    assert list(sampler.drawn) == [2, 4]
+    # those that cannot be drawn are tried once
+    failing = Drawing(2, room=room, fails=True)
+    with pytest.raises(Stop):
+        train(replace(make_job(tmp_path / "failing", SETTINGS, Log(stop_after=2)), sampler=failing))
+    log = Log()
+    train(replace(make_job(tmp_path / "failing", SETTINGS, log), sampler=failing))
+    told = [line for line in log.lines if "could not be drawn" in line]
+    assert [line.partition(" could")[0] for line in told] == ["The samples of step 2", "The samples of step 4"]
+
+
+class AskingIn(Log):
+    """Asks once a stage begins, and goes on from a pause at once."""
+
+    def __init__(self, stage: str, control: Control, wish: str) -> None:
+        super().__init__()
+        self.within, self.control, self.wish = stage, control, wish
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        super().stage(name, done, total)
+        if name == self.within and self.stages.count(name) == 1:
+            getattr(self.control, self.wish)()
+        if name == "paused":
+            self.control.resume()
+
+
+@pytest.mark.parametrize("wish", ["stop", "pause"])
+def test_a_measurement_is_left_for_a_stop_or_a_pause_and_made_when_the_run_goes_on(wish: str, tmp_path: Path) -> None:
+    settings = make_settings(steps=4, train="unet", validation_images=2, validation=ValidationSettings(every=2))
+    straight = train(make_job(tmp_path / "straight", settings))
+    job = make_job(tmp_path, settings)
+    log = AskingIn("held-out loss of the LoRA", job.control, wish)
+    result = train(replace(job, watcher=log))
+    if wish == "stop":
+        assert result.stopped and log.stages.count(log.within) == 1
+        assert [step for step, _ in result.validation] == [0]
+        result = train(make_job(tmp_path, settings))
+    assert result.validation == straight.validation
+    tiny_parts.assert_same(read_lora(result.path), read_lora(straight.path))
+
+
+def test_a_state_that_is_gone_after_a_pause_is_told(tmp_path: Path) -> None:
+    def on_record(record: Mapping[str, object]) -> None:
+        if record["event"] == "paused":
+            for state in tmp_path.rglob("state.safetensors"):
+                state.unlink()
+
+    with pytest.raises(LoraFileError, match="is gone; queue again to begin anew"):
+        run_asking(tmp_path, 2, "pause", on_record=on_record)
+
+
+def test_a_run_that_was_killed_after_its_file_and_before_its_end_is_ended_when_it_is_found(tmp_path: Path) -> None:
+    result = train(make_job(tmp_path, SETTINGS))
+    (log,) = (tmp_path / "work" / "runs").glob("*/log.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    assert '"end"' in lines[-1]
+    log.write_text("".join(lines[:-1]))
+    left = result.path.with_name(f".{result.path.name}.999999999.part")
+    left.write_bytes(b"half a file")
+    assert train(make_job(tmp_path, SETTINGS)).reused
+    status = status_of(read_records(log))
+    assert (status.state, status.step, status.file) == ("finished", 4, result.path.name)
+    assert not left.exists()
 
 
 def test_samples_that_cannot_be_drawn_do_not_end_the_training(tmp_path: Path, straight: Result) -> None:

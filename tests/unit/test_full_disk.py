@@ -192,3 +192,12 @@ def test_a_file_that_is_due_and_has_no_room_still_ends_the_run_with_its_state(tm
     with pytest.raises(LoraFileError, match="No space left on device"):
         train(make_job(tmp_path, settings, log))
     assert log.lines[-1] == "Stopped after step 2; queue again to go on from there."
+
+
+def test_who_has_no_room_for_the_lora_nor_for_the_state_is_told_of_both(tmp_path: Path, disk: Disk) -> None:
+    disk["full"] = (".safetensors",)
+    with pytest.raises(LoraFileError) as caught:
+        train(make_job(tmp_path, make_settings(steps=3, train="unet")))
+    assert "'mjesec.safetensors' could not be written" in str(caught.value)
+    assert "The state as of step 3 could not be saved" in str(caught.value)
+    assert "the run would begin anew if it were queued again" in str(caught.value)

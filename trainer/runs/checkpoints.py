@@ -19,6 +19,7 @@ from ..lora.metadata import RunFacts, lora_metadata
 from ..training.bands import best_of
 from ..training.loop import Trainer
 from ..training.state import load_state, save_state
+from ..undisturbed import undisturbed
 from .log import RunLog
 from .outputs import VALIDATION_KEY, Outputs, mark_of, run_of
 
@@ -180,7 +181,10 @@ class Checkpoints:
             raise
 
     def _keep_state(self, trainer: Trainer) -> None:
-        if (step := trainer.progress.step) and self._try_state(trainer):
+        # who presses Ctrl+C twice does not mean to lose what the first one saves
+        with undisturbed():
+            kept = bool(step := trainer.progress.step) and self._try_state(trainer)
+        if kept:
             self.say(f"Stopped after step {step}; queue again to go on from there.")
 
     def _keep_last_good(self, trainer: Trainer, error: NonFiniteLoss) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -39,7 +40,9 @@ class ConsoleWatcher:
         self._tell(told, last=step.step == step.steps)
 
     def say(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
+        # a terminal that was closed, or a full disk under a log, is no reason to lose a training
+        with contextlib.suppress(OSError):
+            print(line, file=self.stream, flush=True)
 
     def _tell(self, line: str, *, last: bool) -> None:
         now = time.monotonic()

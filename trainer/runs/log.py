@@ -54,6 +54,10 @@ class RunLog:
         self._wanted = True
         return max((record["step"] for record in kept if record["event"] == "step"), default=0)
 
+    def go_on(self, step: int) -> None:
+        """Write after what is there, at that step; a disk that is full costs the lines alone."""
+        self._step, self._wanted = step, True
+
     def write(self, event: str, step: int, **values: object) -> None:
         """Append a record. A disk that is full costs the lines of that time, never the run."""
         self._step = step
@@ -92,6 +96,16 @@ class RunLog:
                 file.close()
             except OSError:
                 return
+
+
+def end_log(path: Path, file: str) -> None:
+    """Add the end that a process did not come to write, killed once the run's LoRA ``file`` was whole."""
+    records = read_ends(path)
+    if records and records[-1]["event"] != "end":
+        log = RunLog(path)
+        log.go_on(records[-1]["step"])
+        log.end("finished", f"Saved {file}.", file)
+        log.close()
 
 
 def _is_cut_off(path: Path) -> bool:

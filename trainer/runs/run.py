@@ -10,6 +10,7 @@ from ..training.optim import check_optimizer
 from .copies import copy_run
 from .identity import run_id
 from .job import Base, Folders, Job, Result, Watcher
+from .log import end_log
 from .outputs import Place, find_place, forget_finished, stored_losses, stored_validation, unfinished
 from .session import Session
 
@@ -69,4 +70,6 @@ def _looked_up(job: Job, run: str) -> tuple[Place, Result | None, str]:
     elif not place.finished:
         return place, None, ""
     forget_finished(place)
+    place.outputs.remove_scratch()
+    end_log(place.outputs.log, path.name)
     return place, Result(path, stored_losses(path), "", reused=True, validation=stored_validation(path)), fate

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..adapters.adapters import add_adapters
 from ..dataset.samples import Dataset
 from ..device import give_back
-from ..errors import BrokenImages, Cancelled, DatasetError, ImageError, LoraFileError
+from ..errors import BrokenImages, Cancelled, DatasetError, ImageError, LoraFileError, TrainerError
 from ..files import check_writable
 from ..sdxl.base_hashes import BaseHashes
 from ..settings.training import TrainSettings
@@ -48,6 +48,10 @@ class _Leave(BaseException):  # no error: the way out of the loop
         self.reason = reason
 
 
+class _Asked(Exception):  # no error: the way out of a measurement
+    """Somebody wants the run to stop or to pause."""
+
+
 class Session:
     """One job on its way from images to a LoRA file, over as many pauses as the user likes."""
 
@@ -73,6 +77,8 @@ class Session:
         self._examples: tuple[Example, ...] = ()
         self._held_out: tuple[Example, ...] = ()
         self._spared: tuple[str, int | None] | None = None
+        # whether a measurement may be left for a stop or a pause
+        self._heeds = False
 
     def train(self) -> Result:
         if self.job.processes.main:
@@ -91,6 +97,8 @@ class Session:
             raise
         except BaseException as error:
             told = " ".join(filter(None, (str(error) or "Interrupted.", self.files.unsaved)))
+            if isinstance(error, TrainerError) and self.files.unsaved:
+                error.args = (told,)
             asked = isinstance(error, Cancelled) or not isinstance(error, Exception)
             self.log.end("stopped" if asked else "failed", told)
             raise
@@ -158,7 +166,7 @@ class Session:
     def _train(self) -> Result:
         trainer = self._trainer()
         self._begin(trainer)
-        validator = Validator(self._examples, self._held_out, self.files, self.log, self.job.watcher.stage)
+        validator = Validator(self._examples, self._held_out, self.files, self.log, self._measuring)
         with sentence_for_shortage(*_MEASURING):
             validator.base(trainer)
         while (reason := self._run(trainer, validator)) in ("paused", "samples"):
@@ -172,7 +180,7 @@ class Session:
             # also a pause that was asked for before or while the samples were drawn
             if self.job.control.paused and step < self.settings.steps:
                 self._wait(step)
-            trainer = self._trainer()
+            trainer = self._trainer(goes_on=True)
             trainer.pace = pace
         if reason == "stopped":
             return self._stopped(trainer, validator)
@@ -185,11 +193,13 @@ class Session:
         self.job.processes.wait()
         return self._finished(trainer, validator, path, early=reason == "enough")
 
-    def _trainer(self) -> Trainer:
+    def _trainer(self, *, goes_on: bool = False) -> Trainer:
         """Networks, adapters and optimizer as of the saved state, or as of the beginning.
 
+        goes_on: the memory was lent, and what was learnt is in the state alone.
+
         Raises:
-            LoraFileError: the saved state is damaged, or went while the networks were made.
+            LoraFileError: the saved state is damaged, or went while the memory was lent or the networks were made.
         """
         with sentence_for_shortage(*_BUILDING):
             parts, state = self.job.parts(), self.outputs.state
@@ -207,7 +217,7 @@ class Session:
             )
             self._spare_memory(trainer)
             # the adapters of a state may have no initial weights of their own
-            if not self.files.load(trainer) and saved:
+            if not self.files.load(trainer) and (saved or goes_on):
                 raise LoraFileError(f"The saved state '{state}' is gone; queue again to begin anew.")
         return trainer
 
@@ -255,22 +265,14 @@ class Session:
             self.journal.step(step)
             wanted = control.take_save()
             self.files.loras_after(trainer, wanted=wanted)
-            with sentence_for_shortage(*_MEASURING):
-                validator.after(trainer)
+            self._measure(trainer, validator)
             # last, so that a run goes on after everything that this step had to do
             self.files.state_after(trainer, wanted=wanted)
             self.job.watcher.step(step)
             enough = self._enough(trainer, validator)
             # before the run is left for anything else: what is due at this step is due at no other
             if self.previews.due(step.step):
-                if not self.previews.need_room():
-                    self.previews.draw(self.previews.lora(trainer), step.step)
-                elif self._may_lend(trainer):
-                    raise _Leave("samples")
-                else:
-                    self.job.say(
-                        f"The samples of step {step.step} are not drawn: they need the memory of the networks."
-                    )
+                self._draw(trainer)
             # a run that has taken its last step has nothing left to pause or to stop
             if step.step < step.steps:
                 self._leave_if_asked(trainer, enough=enough)
@@ -283,6 +285,8 @@ class Session:
                     validator.after(trainer)
                 if self._enough(trainer, validator):
                     return "enough"
+                if self.previews.owed(trainer.progress.step):
+                    self._draw(trainer)
                 # a run that was told to stop before its first step still takes that one: there must be a LoRA
                 if not (control.stopping and trainer.progress.step):
                     self._steps(trainer, on_step)
@@ -291,6 +295,32 @@ class Session:
                     self.files.keep_state(trainer)
                 return leave.reason
         return "stopped" if control.stopping and trainer.progress.step < self.settings.steps else "done"
+
+    def _measure(self, trainer: Trainer, validator: Validator) -> None:
+        """Held-out losses, where they are due; a stop or a pause does not wait for all of them, and what is left of
+        them is measured when the run goes on."""
+        self._heeds = trainer.progress.step < self.settings.steps
+        try:
+            with sentence_for_shortage(*_MEASURING), contextlib.suppress(_Asked):
+                validator.after(trainer)
+        finally:
+            self._heeds = False
+
+    def _measuring(self, name: str, done: int, of: int) -> None:
+        self.job.watcher.stage(name, done, of)
+        control = self.job.control
+        if self._heeds and (control.stopping or control.paused):
+            raise _Asked
+
+    def _draw(self, trainer: Trainer) -> None:
+        """The samples of the trainer's step; where they need its memory, the run is left for them."""
+        step = trainer.progress.step
+        if not self.previews.need_room():
+            self.previews.draw(self.previews.lora(trainer), step)
+        elif self._may_lend(trainer):
+            raise _Leave("samples")
+        else:
+            self.job.say(f"The samples of step {step} are not drawn: they need the memory of the networks.")
 
     def _leave_if_asked(self, trainer: Trainer, *, enough: bool) -> None:
         control = self.job.control

@@ -1,0 +1,33 @@
+"""A host that is ended while a run trains: the run saves its state first, as it does for a cancel."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management
+
+log = logging.getLogger(__name__)
+# seconds for the step under way and the state; a second Ctrl+C does not wait for them
+_PATIENCE = 300
+
+
+@contextmanager
+def saved_when_the_host_ends() -> Iterator[None]:
+    """Around a training in the host's worker, a daemon thread, which the interpreter's end would cut off anywhere."""
+    ended = threading.Event()
+
+    def leave() -> None:
+        log.info("[Mjesec] ComfyUI ends: the training ends its step and saves its state first.")
+        comfy.model_management.interrupt_current_processing(True)
+        ended.wait(_PATIENCE)
+
+    atexit.register(leave)
+    try:
+        yield
+    finally:
+        ended.set()
+        atexit.unregister(leave)
