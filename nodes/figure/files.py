@@ -31,6 +31,7 @@ from ...figures import (
     write_manifest_csv,
     write_manifest_json,
 )
+from ...figures.files import free_stem, replacing
 from ...figures.values import quoted
 from ..images import MOST_WIRED_PIXELS, to_tensor
 from ..sweep.grid import Grid, Index
@@ -80,22 +81,23 @@ def write_figure(
     check_names(prefix, files)
     pages = _Pages(grid)
     layouts, image_at = pages.laid_out(style)
-    written, stem = _place(prefix, layouts[0])
+    written, named, first = _place(prefix, layouts[0])
     batch = _Batch(layouts)
-    for number, layout in enumerate(layouts, 1):
-        name = f"{stem}_.png" if len(layouts) == 1 else f"{stem}_{number}_.png"
-        page = render(layout, image_at)
-        save_png(page, written.folder / name, layout.dpi, notes)
-        written.pngs.append(name)
-        batch.put(number - 1, page)
-        del page
-        if "SVG" in files:
-            save_svg(layout, image_at, written.folder / f"{name[:-5]}.svg")
-            written.others.append(f"{name[:-5]}.svg")
-    if "PDF" in files:
-        _write_for_print(written, stem, pages, style)
-    if manifest:
-        _write_manifests(written, stem, grid)
+    with free_stem(written.folder, named, first) as stem:
+        for number, layout in enumerate(layouts, 1):
+            name = f"{stem}_.png" if len(layouts) == 1 else f"{stem}_{number}_.png"
+            page = render(layout, image_at)
+            save_png(page, written.folder / name, layout.dpi, notes)
+            written.pngs.append(name)
+            batch.put(number - 1, page)
+            del page
+            if "SVG" in files:
+                save_svg(layout, image_at, written.folder / f"{name[:-5]}.svg")
+                written.others.append(f"{name[:-5]}.svg")
+        if "PDF" in files:
+            _write_for_print(written, stem, pages, style)
+        if manifest:
+            _write_manifests(written, stem, grid)
     written.image = batch.image
     warnings = [line for layout in layouts for line in layout.warnings]
     written.warnings = tuple(dict.fromkeys([*warnings, *batch.warnings]))
@@ -134,7 +136,8 @@ def _size(grid: Grid, cell: Cell) -> tuple[int, int] | None:
         return None if (image := grid.image(cell)) is None else image.size
 
 
-def _place(prefix: str, layout: Layout) -> tuple[Written, str]:
+def _place(prefix: str, layout: Layout) -> tuple[Written, str, int]:
+    """Where the files go, what their names begin with, and the first number that may be free."""
     root = folder_paths.get_output_directory()
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
@@ -143,7 +146,7 @@ def _place(prefix: str, layout: Layout) -> tuple[Written, str]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(f"Could not make a folder for '{prefix}' in '{root}' ({reason}); change the prefix.") from error
-    return Written(Path(folder), subfolder), f"{name}_{counter:05d}"
+    return Written(Path(folder), subfolder), name, counter
 
 
 def _write_for_print(written: Written, stem: str, pages: _Pages, style: FigureStyle) -> None:
@@ -157,8 +160,8 @@ def _write_for_print(written: Written, stem: str, pages: _Pages, style: FigureSt
         width_mm=style.width_mm,
         pages=len(layouts),
     )
-    with open(written.folder / f"{stem}.tex", "w", encoding="utf-8") as file:
-        file.write(written.latex)
+    with replacing(written.folder / f"{stem}.tex") as file:
+        file.write(written.latex.encode("utf-8"))
     written.others += [f"{stem}.pdf", f"{stem}.tex"]
 
 

@@ -9,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...figures import Chart, ChartStyle, loss_chart
+from ...figures.files import free_stem
 from ..images import to_tensor
 from ..reports import report_shown
 from ..sockets import LossMap
@@ -126,9 +127,10 @@ def _written(chart: Chart, prefix: str, endings: tuple[str, ...], style: ChartSt
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), style.width_px, style.height_px
     )
-    names = [f"{name}_{counter:05d}.{ending}" for ending in endings]
-    for each in names:
-        chart.write(Path(folder) / each)
+    with free_stem(Path(folder), name, counter) as stem:
+        names = [f"{stem}.{ending}" for ending in endings]
+        for each in names:
+            chart.write(Path(folder) / each)
     return [f"{subfolder}/{each}".lstrip("/") for each in names]
 
 

@@ -159,6 +159,18 @@ def test_a_picture_that_cannot_be_read_is_told_of_and_leaves_no_file(
     assert says in told and "queue the sweep again" in told and files == 0
 
 
+def test_figures_and_charts_that_are_written_at_once_have_names_of_their_own(written: dict[str, Any]) -> None:
+    stems = ["figure_00002", "figure_00003"]
+    assert written["at once"] == [f"{stem}{end}" for stem in stems for end in (".pdf", ".svg", ".tex", "_.png")]
+    assert sorted(written["charts"]) == ["print/loss_00001.svg", "print/loss_00002.svg"]
+
+
+def test_latex_that_has_no_room_is_told_of_and_not_left_empty(written: dict[str, Any]) -> None:
+    told, left = written["no room"]
+    assert told.startswith('Could not write "') and told.endswith("check the folder and its free space.")
+    assert ".tex" in told and left == []
+
+
 def test_margin_gap_and_their_defaults(host: Host) -> None:
     sizes = []
     for margin, gap in ((-1, -1), (0, 0), (100, 0)):

@@ -30,7 +30,7 @@ from pack.figures.export import (
     write_manifest_csv,
     write_manifest_json,
 )
-from pack.figures.files import replacing
+from pack.figures.files import free_stem, replacing
 from pack.figures.layout import Layout
 from pack.figures.plan import plan_figure, plan_pages
 from pack.figures.style import FigureStyle
@@ -252,3 +252,28 @@ def test_another_files_fault_keeps_its_own_message(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="cell.png"), replacing(tmp_path / "figure.png"):
         Image.open(tmp_path / "cell.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stem_that_is_in_use_is_nobody_elses(tmp_path: Path) -> None:
+    with free_stem(tmp_path, "moon", 1) as first, free_stem(tmp_path, "moon", 1) as second:
+        assert (first, second) == ("moon_00001", "moon_00002")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "stem"),
+    [("moon_00004_1_.png", "moon_00005"), ("moon_00004.pdf", "moon_00005"), ("moon_000041_.png", "moon_00004")],
+)
+def test_a_stem_is_not_that_of_files_that_came_since_the_number_was_looked_up(
+    tmp_path: Path, there: str, stem: str
+) -> None:
+    (tmp_path / there).touch()
+    with free_stem(tmp_path, "moon", 4) as free:
+        assert free == stem
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+
+
+def test_a_folder_in_which_no_stem_can_be_taken_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Could not write .*file.moon_00001_.part"):
+        free_stem(tmp_path / "file", "moon", 1).__enter__()
