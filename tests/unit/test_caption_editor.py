@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,26 @@ def test_a_disk_that_refuses_leaves_the_former_text(
     assert (folder / "a.txt").read_text(encoding="utf-8") == "a moon"
     assert sorted(path.name for path in folder.iterdir() if path.name.endswith(".part")) == []
     assert editor.write("a.png", "kept", version).text == "kept"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit for the size of files")
+@pytest.mark.parametrize("room", [0, 40])
+def test_a_former_text_for_which_there_is_not_room_enough_is_not_replaced(folder: Path, room: int) -> None:
+    import resource
+
+    editor = CaptionEditor(folder)
+    editor.write("a.png", "a moon, " * 40, editor.read("a.png").version)
+    before, kept = editor.read("a.png"), (folder / HISTORY).read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + room, limits[1]))
+    try:
+        with pytest.raises(DatasetError, match=f"could not be kept in '{HISTORY}' .*, so nothing was changed"):
+            editor.write("a.png", "", before.version)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert editor.read("a.png") == before and (folder / HISTORY).read_bytes() == kept
+    assert editor.write("a.png", "", before.version).earlier[0] == before.text
 
 
 @pytest.mark.parametrize(

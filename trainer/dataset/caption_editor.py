@@ -109,8 +109,7 @@ class CaptionEditor:
             handle = os.open(self._history_path(), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 # a line that a crash cut off must not take this one with it
-                os.write(handle, (b"" if _ends_a_line(handle) else b"\n") + line.encode())
-                os.fsync(handle)
+                _append(handle, (b"" if _ends_a_line(handle) else b"\n") + line.encode())
             finally:
                 os.close(handle)
         except OSError as error:
@@ -157,6 +156,20 @@ def _ends_a_line(handle: int) -> bool:
         return True
     os.lseek(handle, -1, os.SEEK_END)
     return os.read(handle, 1) == b"\n"
+
+
+def _append(handle: int, data: bytes) -> None:
+    """Write all of it and flush it to the disk, or leave the file as it was."""
+    before = os.lseek(handle, 0, os.SEEK_END)
+    try:
+        # the last that fits on a disk is written without an error
+        while data:
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, before)
+        raise
 
 
 def _bytes_of(path: Path) -> bytes | None:
