@@ -19,6 +19,7 @@ from ...trainer.dataset.scan import MOST_REPEATS, Dataset, scan_folder
 from ...trainer.dataset.thumbnails import small_pictures, spread
 from ...trainer.dataset.view import plain_text
 from ...trainer.errors import DatasetError
+from ...trainer.files import write_atomically
 from ...trainer.moons.folder import render_moons
 from ...trainer.settings.training import TrainSettings
 from ..folders import listing_fingerprint, offered_folders, resolve_dataset, unknown_yet, work_folder
@@ -264,14 +265,17 @@ def _is_whole(folder: Path, count: int) -> bool:
 
 
 def _write_samples(folder: Path, pictures: list[Image.Image], captions: list[str], watcher: NodeWatcher) -> None:
-    samples = folder / "samples"
-    samples.mkdir(parents=True, exist_ok=True)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        picture.save(samples / f"{number:05d}.png", compress_level=1)
-        # a caption is one line
-        (samples / f"{number:05d}.txt").write_text(" ".join(caption.split()), encoding="utf-8")
+        _write_sample(folder / "samples" / f"{number:05d}", picture, caption)
         watcher.stage("writing images", number + 1, len(pictures))
-    (folder / "complete").touch()
+    write_atomically(folder / "complete", lambda scratch: scratch.touch())
+
+
+def _write_sample(stem: Path, picture: Image.Image, caption: str) -> None:
+    write_atomically(stem.with_suffix(".png"), lambda scratch: picture.save(scratch, "PNG", compress_level=1))
+    # a caption is one line
+    line = " ".join(caption.split()).encode("utf-8")
+    write_atomically(stem.with_suffix(".txt"), lambda scratch: scratch.write_bytes(line))
 
 
 class MoonDataset(io.ComfyNode):

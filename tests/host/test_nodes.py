@@ -126,6 +126,24 @@ def test_images_of_wires_that_were_deleted_are_written_again(host: Host) -> None
         assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == made
 
 
+def test_images_of_wires_that_cannot_be_written_are_told_of_and_leave_no_part(host: Host) -> None:
+    images = host.output / "mjesec" / "images"
+    before = set(images.glob("*"))
+    graph = {
+        "blue": node("EmptyImage", width=64, height=64, batch_size=2, color=0x0000FF),
+        "data": node("MjesecDatasetFromImages", images=["blue", 0], repeats=1),
+        "show": node("PreviewImage", images=["data", 1]),
+    }
+    host.run(graph)
+    (folder,) = set(images.glob("*")) - before
+    shutil.rmtree(folder)
+    (folder / "samples" / "00001.png").mkdir(parents=True)
+    with pytest.raises(dev.PromptFailure, match=r"'00001.png' could not be written to '.*samples' .*queue again\."):
+        host.run(graph)
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["00000.png", "00000.txt", "00001.png"]
+    shutil.rmtree(folder)
+
+
 def test_too_few_captions_are_refused(host: Host) -> None:
     graph = training()
     graph["red"] = node("EmptyImage", width=64, height=64, batch_size=3, color=0xFF0000)

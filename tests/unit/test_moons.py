@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pack.trainer.dataset.scan import scan_folder
-from pack.trainer.errors import DatasetError, SettingsError
+from pack.trainer.errors import DatasetError, LoraFileError, SettingsError
+from pack.trainer.moons import folder as moons
 from pack.trainer.moons.folder import render_moon, render_moons
 
 SIZE = 96
@@ -155,6 +159,52 @@ def test_cancelled_work_is_taken_up_and_leaves_no_half_files(tmp_path) -> None:
     render_moons(tmp_path / "a", 4, 64, 0)
     render_moons(tmp_path / "b", 4, 64, 0)
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+def stop_at(number: int) -> Callable[[int, int], None]:
+    def cancel(done: int, total: int) -> None:
+        if done == number:
+            raise KeyboardInterrupt
+
+    return cancel
+
+
+def test_a_set_stays_whole_while_another_process_begins_the_very_same(tmp_path) -> None:
+    def begun(done: int, total: int) -> None:
+        if done == 3:
+            with pytest.raises(KeyboardInterrupt):
+                render_moons(tmp_path / "a", 4, 64, 0, stop_at(1))
+
+    render_moons(tmp_path / "a", 4, 64, 0, begun)
+    render_moons(tmp_path / "b", 4, 64, 0)
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+def test_files_of_a_process_that_began_a_moment_earlier_are_of_no_other_origin(tmp_path, monkeypatch) -> None:
+    def first(*arguments) -> object:
+        monkeypatch.undo()
+        with pytest.raises(KeyboardInterrupt):
+            render_moons(tmp_path / "a", 4, 64, 0, stop_at(2))
+        return render_moon(*arguments)
+
+    monkeypatch.setattr(moons, "render_moon", first)
+    render_moons(tmp_path / "a", 4, 64, 0)
+    render_moons(tmp_path / "b", 4, 64, 0)
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_cure(tmp_path, monkeypatch) -> None:
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if str(target).endswith("moon_0001.png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(LoraFileError, match="'moon_0001.png' could not be written .*No space left.*make room there"):
+        render_moons(tmp_path, 3, 64, 0)
+    assert sorted(bytes_of(tmp_path)) == [".moons.json", "moon_0000.png", "moon_0000.txt"]
 
 
 @pytest.mark.parametrize(("count", "size", "seed"), [(0, 64, 0), (10_001, 64, 0), (3, 10, 0), (3, 64, -1)])
