@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -288,12 +289,16 @@ def test_a_finished_run_in_another_precision_is_left_alone(tmp_path: Path) -> No
     assert train(replace(make_job(tmp_path, half), parts=no_parts)).path == second.path
 
 
-def test_the_state_of_an_unfinished_run_in_another_precision_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [-86_400, 86_400])
+def test_the_state_of_an_unfinished_run_in_another_precision_stays_whatever_the_clock(
+    tmp_path: Path, ahead: int
+) -> None:
     settings = replace(SHORT, steps=3)
-    train(make_job(tmp_path, replace(settings, save_precision="fp32")))
+    finished = train(make_job(tmp_path, replace(settings, save_precision="fp32"))).path
     half = replace(settings, save_precision="fp16")
     with pytest.raises(Stop):
         train(make_job(tmp_path, half, Log(stop_after=2)))
+    os.utime(finished, (time.time() + ahead,) * 2)
     assert train(replace(make_job(tmp_path, settings), parts=no_parts)).reused
     log = Log()
     train(make_job(tmp_path, half, log))
@@ -326,6 +331,19 @@ def test_a_state_that_a_finished_run_left_goes_and_those_of_others_are_told(tmp_
         "will not go on."
     ) in log.lines
     assert result.path.exists()
+
+
+@pytest.mark.parametrize("ahead", [-86_400, 86_400])
+def test_a_state_that_a_finished_run_left_goes_whatever_the_clock(tmp_path: Path, ahead: int) -> None:
+    with pytest.raises(Stop):
+        train(make_job(tmp_path, SHORT, Log(stop_after=1)))
+    left = state_of(tmp_path)
+    held = left.read_bytes()
+    finished = train(make_job(tmp_path, SHORT)).path
+    left.write_bytes(held)
+    os.utime(finished, (time.time() + ahead,) * 2)
+    assert train(replace(make_job(tmp_path, SHORT), parts=no_parts)).reused
+    assert not left.exists()
 
 
 def test_scratch_of_this_process_number_and_of_dead_ones_goes_and_that_of_the_living_stays(tmp_path: Path) -> None:

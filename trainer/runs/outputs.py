@@ -16,6 +16,7 @@ import psutil
 from ..errors import LoraFileError
 from ..lora.file import read_metadata, read_precision
 from ..lora.metadata import RUN_KEY
+from ..training.state import precision_of
 from .log import LOG_NAME, read_ends
 
 VALIDATION_KEY = "mjesec_validation"
@@ -123,14 +124,19 @@ def _other(path: Path, run: str) -> str:
 
 
 def forget_finished(place: Place) -> None:
-    """Delete the state of a finished run whose process was killed before it could, and never one that is newer.
+    """Delete the state of a finished run whose process was killed before it could.
 
-    The same run in another precision, which may be unfinished, has its state in the same place.
+    The same run in another precision, which may be unfinished, has its state in the same place: that one stays.
     """
     state, file = place.outputs.state, place.twin or place.outputs.lora
     # another process may hold it open
-    with contextlib.suppress(OSError):
-        if state.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+    with contextlib.suppress(OSError, LoraFileError):
+        if precision := precision_of(state):
+            done = precision == read_precision(file)
+        else:
+            # written by an earlier version, which did not keep it
+            done = state.stat().st_mtime_ns <= file.stat().st_mtime_ns
+        if done:
             state.unlink()
 
 

@@ -32,6 +32,7 @@ def save_state(path: Path, trainer: Trainer, run: str) -> None:
     optimizer = flatten(_optimizer_state(trainer.optimizer), "optimizer", tensors)
     facts = {
         "run": run,
+        "save_precision": trainer.settings.save_precision,
         "step": trainer.progress.step,
         "seconds": trainer.progress.seconds,
         "skipped": trainer.progress.skipped,
@@ -83,6 +84,16 @@ def load_state(path: Path, trainer: Trainer, run: str) -> bool:
     validations = [validation_of(plain) for plain in facts["validations"]]
     trainer.progress = Progress(facts["step"], facts["losses"], facts["skipped"], validations, facts["seconds"])
     return True
+
+
+def precision_of(path: Path) -> str | None:
+    """The precision of the file that the run of a state was to write; None where the state does not tell."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads(file.metadata()["mjesec"])["save_precision"]
+    except Exception:
+        return None
+    return told if isinstance(told, str) else None
 
 
 def _read(path: Path, run: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
