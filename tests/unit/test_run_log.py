@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from pack.trainer.runs.log import Record, RunLog, read_ends, read_records
 from pack.trainer.runs.run import train
 from pack.trainer.runs.status import killed, points_of, samples_of, status_of
+from pack.trainer.training.loop import Step
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny_parts import Log, Stop, make_job, make_settings
 
@@ -63,6 +66,32 @@ def test_a_run_that_starts_anew_starts_its_log_anew(tmp_path: Path) -> None:
     write_steps(tmp_path / "log.jsonl", range(1, 4)).close()
     write_steps(tmp_path / "log.jsonl", range(1, 2)).close()
     assert [step for step, _, _ in curve(tmp_path / "log.jsonl")] == [1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nobody deletes there what is open")
+def test_a_folder_that_is_deleted_in_mid_run_costs_no_record(tmp_path: Path) -> None:
+    train(make_job(tmp_path / "straight", SETTINGS))
+
+    class Deleting(Log):
+        def step(self, step: Step) -> None:
+            super().step(step)
+            if step.step == 3:
+                shutil.rmtree(log_path(tmp_path / "deleted").parent)
+
+    train(make_job(tmp_path / "deleted", SETTINGS, Deleting()))
+    told, whole = (read_records(log_path(tmp_path / name)) for name in ("deleted", "straight"))
+    assert [(record["event"], record["step"]) for record in told] == [(r["event"], r["step"]) for r in whole]
+    assert curve(log_path(tmp_path / "deleted")) == curve(log_path(tmp_path / "straight"))
+
+
+def test_a_folder_that_is_deleted_while_nothing_can_be_written_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "log.jsonl"
+    log = write_steps(path, range(1, 3))
+    log._let_go()  # as after an error of the disk
+    shutil.rmtree(path.parent)
+    log.write("step", 3, loss=1.0, smoothed_loss=0.5)
+    log.close()
+    assert [step for step, _, _ in curve(path)] == [3]
 
 
 def test_every_line_is_json_that_a_browser_reads(tmp_path: Path) -> None:

@@ -59,11 +59,15 @@ class RunLog:
         self._step, self._wanted = step, True
 
     def write(self, event: str, step: int, **values: object) -> None:
-        """Append a record. A disk that is full costs the lines of that time, never the run."""
+        """Append a record. A disk that is full costs the lines of that time, never the run.
+
+        A log that somebody has deleted, as with the run's whole folder, is there again with all of its records.
+        """
         self._step = step
         record = {"event": event, "step": step, **{key: _plain(value) for key, value in values.items()}}
         if self._wanted:
             try:
+                self._put_back()
                 self._file = self._file or self._opened()
                 self._file.write(json.dumps(record) + "\n")
                 self._file.flush()
@@ -82,9 +86,21 @@ class RunLog:
         self._wanted = False
         self._let_go()
 
+    def _put_back(self) -> None:
+        if self._file is None or self.path.exists():
+            return
+        deleted, self._file = self._file, None
+        # what is open can be read although it has no name any more
+        with deleted:
+            deleted.seek(0)
+            text = deleted.read()
+        self._file = self._opened()
+        self._file.write(text)
+
     def _opened(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         cut_off = _is_cut_off(self.path)
-        file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close
+        file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by close
         if cut_off:
             file.write("\n")
         return file
