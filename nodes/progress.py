@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.utils
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..trainer.clock import clock
+from .reports import as_plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,9 +76,15 @@ class NodeWatcher:
         self._advance(name, self._part, total, preview)
 
     def show(self, text: str) -> None:
-        """Text on the node, until the next one."""
-        if self.node_id is not None:
-            PromptServer.instance.send_progress_text(text, self.node_id)
+        """Text on the node, until the next one.
+
+        It goes to the editor that queued the graph, and with its prompt's id: that editor may show another graph by now
+        in which some node has the same id.
+        """
+        context, server = get_executing_context(), PromptServer.instance
+        if self.node_id is not None and context is not None and server.client_id is not None:
+            told = {"prompt_id": context.prompt_id, "node": self.node_id, "text": as_plain(text)}
+            server.send_sync("mjesec.text", told, server.client_id)
 
     def _advance(self, name: str, done: float, total: int, preview: Any = None) -> None:
         if self._bar_of != name:

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import ui
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
+
+_MOST_LINES = 30
 
 
 def report_shown(text: str) -> dict[str, Any]:
-    """What a node hands on as its `ui`; the text takes the place of the progress that was last shown on the node.
+    """What a node hands on as its `ui`: the text, and that of it which the extension shows on the node."""
+    return {**ui.PreviewText(text).as_dict(), "mjesec_report": [as_plain(shortened(text))]}
 
-    The editor shows the text outputs of its own PreviewAny alone, and the progress of every node.
-    """
-    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
-    if context is not None and server is not None:
-        server.send_progress_text(as_plain(text), context.node_id)
-    return ui.PreviewText(text).as_dict()
+
+def shortened(text: str, most: int = _MOST_LINES) -> str:
+    """The first lines, and how many more there are: a node grows with its text."""
+    lines = text.split("\n")
+    if len(lines) <= most:
+        return text
+    return "\n".join([*lines[:most], f"… and {len(lines) - most} more lines; the output report has all of them"])
 
 
 def as_plain(text: str) -> str:

@@ -4,6 +4,7 @@ import { addDatasetPreview } from './dataset/on_node.mjs'
 import { addFigureViewer, fillInFileNames } from './figure/on_node.mjs'
 import { app } from './host.mjs'
 import { addLoraInfo, loraMenu } from './lora/on_node.mjs'
+import { results } from './results.mjs'
 import { startListening } from './training/live.mjs'
 import { addTrainingPanel } from './training/on_node.mjs'
 import { trainingTab } from './training/tab.mjs'
@@ -15,7 +16,10 @@ for (const sheet of ['./vendor/uplot.css', './mjesec.css']) {
 app.registerExtension({
   name: 'mjesec',
   bottomPanelTabs: [trainingTab],
-  setup: startListening,
+  setup() {
+    startListening()
+    results.start()
+  },
   nodeCreated(/** @type {any} */ node) {
     addFigureViewer(node)
     fillInFileNames(node)
@@ -23,6 +27,9 @@ app.registerExtension({
     addLoraInfo(node)
     addTrainingPanel(node)
     addChooser(node)
+  },
+  afterConfigureGraph() {
+    results.graphShown()
   },
   getNodeMenuItems(/** @type {any} */ node) {
     return loraMenu(node)

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -58,6 +59,12 @@ BUTTON_PLACE = """([kind, label]) => {
     const area = canvas.getBoundingClientRect()
     const x = node.pos[0] + node.size[0] / 2, y = node.pos[1] + widget.y + 10
     return [area.x + (x + ds.offset[0]) * ds.scale, area.y + (y + ds.offset[1]) * ds.scale]
+}"""
+
+# a graph in API format becomes a workflow as the editor's own: only those have an id
+WITH_ID = """name => {
+    const graph = { ...window.app.graph.serialize(), id: crypto.randomUUID() }
+    return window.app.loadGraphData(graph, true, true, name)
 }"""
 
 # drops a file onto the middle of the canvas, as the browser does for one that comes from a folder
@@ -265,6 +272,21 @@ class Editor:
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
         self.settle()
 
+    def open_workflow(self, graph: Mapping[str, Any], name: str) -> None:
+        """A graph in API format as a workflow of the editor's own, in a tab of its own."""
+        self.open_api(graph, name)
+        self.js(WITH_ID, name)
+        self.settle()
+
+    def show_workflow(self, name: str) -> None:
+        """Clicks the tab of such a workflow; the first one of that name holds the graph as it came, without an id."""
+        self.page.get_by_role("button", name=re.compile(re.escape(name))).last.click()
+        # while a graph runs, the page's title is the run's
+        shown = "name => window.app.extensionManager.workflow.activeWorkflow.filename.includes(name)"
+        self.page.wait_for_function(shown, arg=name)
+        self.page.wait_for_function("() => window.app.rootGraph.nodes.length > 0")
+        self.settle()
+
     def press_run(self) -> None:
         # while the pointer rests on a workflow's tab, a preview of that graph lies over the button
         self.page.mouse.move(*EMPTY_PLACE)
@@ -283,6 +305,9 @@ class Editor:
         entries = [self.host.get(f"/history/{prompt}")[prompt] for prompt in new]
         for entry in entries:
             assert not dev.failure_of(entry), dev.failure_of(entry)
+        # the extension asks whose results these are, and so does this: once it is answered, they are on their nodes
+        for _ in range(2):
+            self.js("async prompt => { await window.app.api.fetchApi(`/jobs/${prompt}`) }", next(iter(new)))
         return [path for entry in entries for path in self.host.outputs(entry)]
 
     def press(self, kind: str, label: str) -> None:

@@ -54,11 +54,6 @@ SUBGRAPH = "() => window.app.canvas.openSubgraph(window.app.graph.nodes.find(nod
 CHANGE_TITLE = "() => { window.app.graph.nodes[0].title = 'changed' }"
 # as the editor notes whatever a user does, to undo it and to keep it in its tab
 NOTE_CHANGE = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
-# a graph in API format becomes a workflow as the editor's own: only those have an id
-WITH_ID = """name => {
-    const graph = { ...window.app.graph.serialize(), id: crypto.randomUUID() }
-    return window.app.loadGraphData(graph, true, true, name)
-}"""
 numbers = itertools.count(int(time.time()))
 
 
@@ -127,9 +122,7 @@ def _numbered(graph: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def open_workflow(editor: Editor, graph: dict[str, Any], name: str) -> None:
-    editor.open_api(graph, name)
-    editor.js(WITH_ID, name)
-    editor.settle()
+    editor.open_workflow(graph, name)
     editor.js(LOOK_AT_PANEL)
 
 
@@ -310,11 +303,8 @@ def test_every_node_shows_its_own_run_also_in_a_subgraph(editor: Editor) -> None
 def test_a_run_that_has_ended_is_shown_however_its_graph_is_loaded_again(editor: Editor) -> None:
     two = TwoRuns(editor)
     saved = editor.js("() => window.app.graph.serialize()")
-    # another tab and back; the first one of that title holds the graph as it came, without an id
     editor.new_graph()
-    editor.page.get_by_role("button", name=re.compile(two.title)).last.click()
-    expect(editor.page).to_have_title(re.compile(two.title))
-    editor.page.wait_for_function("() => window.app.graph.nodes.length > 1")
+    editor.show_workflow(two.title)
     two.expect_shown()
     # a change is taken back: the editor loads the whole graph that it noted before
     editor.js(CHANGE_TITLE)

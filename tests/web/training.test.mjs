@@ -1,8 +1,9 @@
 // @vitest-environment node
 /** What the training panel knows and says, without a browser and without a host. */
 import { expect, test } from 'vitest'
+import { nodeAt } from '../../web/lib/nodes.mjs'
 import { Curve } from '../../web/training/curve.mjs'
-import { isThere, nodeAt, runOf } from '../../web/training/of_node.mjs'
+import { isThere, runOf } from '../../web/training/of_node.mjs'
 import { RunStore } from '../../web/training/runs.mjs'
 import { buttonsOf, factsOf, stateOf } from '../../web/training/telling.mjs'
 

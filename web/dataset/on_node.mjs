@@ -1,8 +1,9 @@
 /** The preview's button on the dataset nodes: of a folder at any time, of what other nodes make once they have run. */
 import { api } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { follow, widgetValue } from '../lib/nodes.mjs'
+import { widgetValue } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
+import { results } from '../results.mjs'
 import { openPreview } from './preview.mjs'
 import { bucketsFor } from './settings.mjs'
 
@@ -18,8 +19,8 @@ export function addDatasetPreview(node) {
   if (!reads && !MADE.includes(node.comfyClass)) return
   addButton(node, 'Preview dataset', () => openPreview(routes, reads ? ofFolder(node) : ofNode(node), bucketsFor(node)))
   if (reads) return
-  follow(node, 'onExecuted', (/** @type {any} */ output) => {
-    if (output?.mjesec_dataset) node.properties[PROPERTY] = output.mjesec_dataset[0]
+  results.follow(node, (output) => {
+    if (output.mjesec_dataset) node.properties[PROPERTY] = output.mjesec_dataset[0]
   })
 }
 

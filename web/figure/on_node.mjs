@@ -1,8 +1,8 @@
 /** The viewer's button on Sweep and Figure, which remember the sweep that they made, and the names of files for print. */
 import { api, app, filledIn } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { follow } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
+import { results } from '../results.mjs'
 import { openViewer } from './viewer.mjs'
 
 const KINDS = ['MjesecSweep', 'MjesecFigure']
@@ -14,10 +14,10 @@ const routes = new Routes(api)
 export function addFigureViewer(node) {
   if (!KINDS.includes(node.comfyClass)) return
   addButton(node, 'Explore cells', () => openViewer(routes, node.properties[PROPERTY], loadGraph))
-  follow(node, 'onExecuted', (/** @type {any} */ output) => {
+  results.follow(node, (output) => {
     // a property is saved with the workflow, so that the button still works tomorrow; the prompt does not hold it. It is
     // empty where what was drawn is no sweep
-    if (output?.mjesec_sweep) node.properties[PROPERTY] = output.mjesec_sweep[0]
+    if (output.mjesec_sweep) node.properties[PROPERTY] = output.mjesec_sweep[0]
   })
 }
 

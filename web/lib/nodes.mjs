@@ -1,5 +1,17 @@
-/** What a node of the graph is told by its widgets and wires, and when something happens to it. */
+/**
+ * What a node of the graph is told by its widgets and wires, where it is, and when something happens to it.
+ *
+ * @typedef {{ id?: string, getNodeById(id: string | number): GraphNode | null | undefined, subgraphs?: Map<any, Graph> }} Graph
+ * @typedef {object} GraphNode
+ * @property {string | number} [id]
+ * @property {string} [comfyClass]
+ * @property {Graph & { rootGraph?: Graph } | null} [graph]
+ * @property {Graph} [subgraph]
+ * @property {Record<string, any>} [properties]
+ */
 
+/** What the editor calls a graph in API format until it is saved: no name at all. */
+export const NO_ID = '00000000-0000-0000-0000-000000000000'
 /** LiteGraph's mode of a node that is bypassed */
 const BYPASSED = 4
 
@@ -59,6 +71,23 @@ export function upstream(node, wire) {
 export function valueUpstream(node, wire, widget, unsaid = []) {
   const values = upstream(node, wire).map((each) => widgetValue(each, widget))
   return values.find((value) => value !== undefined && !unsaid.includes(value))
+}
+
+/**
+ * @param {Graph} root
+ * @param {string} path a node's id in a prompt: '3', or '5:3' for node 3 in the subgraph that node 5 stands for
+ * @returns {GraphNode | null}
+ */
+export function nodeAt(root, path) {
+  /** @type {Graph | undefined} */
+  let graph = root
+  /** @type {GraphNode | null} */
+  let node = null
+  for (const id of path.split(':')) {
+    node = graph?.getNodeById(id) ?? graph?.getNodeById(Number(id)) ?? null
+    graph = node?.subgraph
+  }
+  return node
 }
 
 /**

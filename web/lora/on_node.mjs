@@ -1,8 +1,9 @@
 /** The LoRA info: a button on Load LoRA, and an entry in the menu of a training that has made one. */
 import { api, app } from '../host.mjs'
 import { addButton } from '../lib/buttons.mjs'
-import { follow, isWired, sourceOf, widgetValue } from '../lib/nodes.mjs'
+import { isWired, sourceOf, widgetValue } from '../lib/nodes.mjs'
 import { Routes } from '../lib/routes.mjs'
+import { results } from '../results.mjs'
 import { openLoraInfo } from './info.mjs'
 
 const LOADS = 'MjesecLoadLora'
@@ -16,8 +17,8 @@ const routes = new Routes(api)
 export function addLoraInfo(node) {
   if (node.comfyClass === LOADS) addButton(node, 'LoRA info', () => openLoraInfo(routes, nameFor(node), namesOf(node), loadGraph))
   if (node.comfyClass !== TRAINS) return
-  follow(node, 'onExecuted', (/** @type {any} */ output) => {
-    if (output?.mjesec_lora) node.properties[PROPERTY] = output.mjesec_lora[0]
+  results.follow(node, (output) => {
+    if (output.mjesec_lora) node.properties[PROPERTY] = output.mjesec_lora[0]
   })
 }
 

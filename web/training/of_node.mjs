@@ -2,32 +2,13 @@
  * Which run a node shows.
  *
  * @typedef {import('./runs.mjs').Run} Run
- * @typedef {{ id?: string, getNodeById(id: string | number): GraphNode | null | undefined, subgraphs?: Map<any, Graph> }} Graph
- * @typedef {{ graph?: Graph & { rootGraph?: Graph } | null, subgraph?: Graph, properties?: Record<string, any> }} GraphNode
+ * @typedef {import('../lib/nodes.mjs').GraphNode} GraphNode
  */
+import { NO_ID, nodeAt } from '../lib/nodes.mjs'
 import { isLive } from './runs.mjs'
 
-/** What the editor calls a graph in API format until it is saved: no name at all. */
-const NO_ID = '00000000-0000-0000-0000-000000000000'
 /** A property is saved with the workflow, and the prompt does not hold it. */
 export const PROPERTY = 'mjesec_run'
-
-/**
- * @param {Graph} root
- * @param {string} path a node's id in a prompt: '3', or '5:3' for node 3 in the subgraph that node 5 stands for
- * @returns {GraphNode | null}
- */
-export function nodeAt(root, path) {
-  /** @type {Graph | undefined} */
-  let graph = root
-  /** @type {GraphNode | null} */
-  let node = null
-  for (const id of path.split(':')) {
-    node = graph?.getNodeById(id) ?? graph?.getNodeById(Number(id)) ?? null
-    graph = node?.subgraph
-  }
-  return node
-}
 
 /**
  * Whether a node is part of the graph that is open: when all of it is cleared, nodes in subgraphs are not told.

@@ -1,6 +1,7 @@
 /** The training panel on Train SDXL LoRA. It is neither saved with the workflow nor sent with the prompt. */
 import { app } from '../host.mjs'
 import { follow } from '../lib/nodes.mjs'
+import { results } from '../results.mjs'
 import { store, urlOf } from './live.mjs'
 import { isThere, PROPERTY, runOf } from './of_node.mjs'
 import { RunPanel } from './panel.mjs'
@@ -31,7 +32,7 @@ export function addTrainingPanel(node) {
   // only now it knows the run that the workflow remembers, and nodes in a subgraph which node stands for it
   follow(node, 'onAfterGraphConfigured', () => shown.update())
   follow(node, 'onRemoved', () => shown.stop())
-  follow(node, 'onExecuted', (/** @type {any} */ output) => shown.executed(output))
+  results.follow(node, (output) => shown.executed(output))
 }
 
 /** Which run a node shows, from when it is put into a graph until it is taken out. */
@@ -60,7 +61,7 @@ class ShownRun {
 
   /** @param {any} output */
   executed(output) {
-    if (!output?.mjesec_run) return
+    if (!output.mjesec_run) return
     this.#made = this.node.properties[PROPERTY] = String(output.mjesec_run[0])
     this.update()
   }
