@@ -96,11 +96,14 @@ describe('the figure viewer', () => {
     expect(document.querySelectorAll('dialog [role=gridcell]')).toHaveLength(1)
   })
 
-  test('says of a figure that is no sweep that it is none, and offers the sweeps', async () => {
+  test.each([
+    ['', 'This figure shows no sweep'],
+    [undefined, 'queue the graph first'],
+  ])('says of a figure that shows no sweep, or that never ran, that it has none, and offers the sweeps', async (name, words) => {
     const { routes, come } = slowRoutes()
-    openViewer(routes, '', vi.fn())
+    openViewer(routes, name, vi.fn())
     await settled()
-    expect(shown()).toContain('This figure shows no sweep')
+    expect(shown()).toContain(words)
     expect([chooser().value, ...[...chooser().options].map(({ value }) => value)]).toEqual(['', '', 'a', 'b'])
     choose('b')
     come('b')

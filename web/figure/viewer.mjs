@@ -8,11 +8,12 @@ import { factsOf, firstView, nameOf, placed } from './sweep.mjs'
 /** @typedef {import('./sweep.mjs').Cell} Cell */
 
 const NO_SWEEP = 'This figure shows no sweep itself, but a view of one, or other images: press the button on the Sweep node, or choose a sweep above.'
+const NOT_RUN = 'This node remembers no sweep yet: queue the graph first, or choose a sweep above.'
 const KEYS = 'Arrow keys move, Enter chooses, Shift+Enter or Shift+click compares, G opens a cell as a graph, + and − zoom.'
 
 /**
  * @param {import('../lib/routes.mjs').Routes} routes
- * @param {string | undefined} name the sweep's; undefined takes the newest, an empty one says that it is none
+ * @param {string | undefined} name the sweep's; undefined where the node has made none yet, empty where it shows none
  * @param {(graph: object, title: string) => void} onGraph takes a cell's plain graph
  */
 export async function openViewer(routes, name, onGraph) {
@@ -47,14 +48,14 @@ export async function openViewer(routes, name, onGraph) {
     const { sweeps } = await routes.get(['sweeps'])
     const names = name && !sweeps.includes(name) ? [name, ...sweeps] : sweeps
     const options = names.map((/** @type {string} */ each) => el('option', { value: each, selected: each === name }, dated(each)))
-    if (name === '') {
+    if (!names.length && name === undefined) throw new Error('There is no sweep on disk yet: queue a graph with a Sweep node first.')
+    if (!name) {
       fill(chooser, el('option', { value: '', selected: true, disabled: true }, 'sweeps'), ...options)
-      fill(body, el('p', { class: 'mj-hint' }, NO_SWEEP))
+      fill(body, el('p', { class: 'mj-hint' }, name === '' ? NO_SWEEP : NOT_RUN))
       return
     }
-    if (!names.length) throw new Error('There is no sweep on disk yet: queue a graph with a Sweep node first.')
     fill(chooser, ...options)
-    await show(name ?? names[0])
+    await show(name)
   } catch (error) {
     fill(body, failure(error))
   }
