@@ -154,3 +154,6 @@ def test_a_long_report_is_cut_on_the_node_and_whole_by_its_wire(editor: Editor) 
     shown = [line.rstrip() for line in texts(editor)["1"].split("\n")]
     assert shown[:30] == report[:30]
     assert shown[30:] == [f"… and {len(report) - 30} more lines; the output report has all of them"]
+    editor.js(LOOK, 1)
+    editor.settle()
+    editor.shot(f"long_report_{editor.renderer}")
