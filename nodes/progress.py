@@ -12,7 +12,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..trainer.clock import clock
-from .reports import as_plain
+from .reports import on_node
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,9 +81,12 @@ class NodeWatcher:
         It goes to the editor that queued the graph, and with its prompt's id: that editor may show another graph by now
         in which some node has the same id.
         """
-        context, server = get_executing_context(), PromptServer.instance
-        if self.node_id is not None and context is not None and server.client_id is not None:
-            told = {"prompt_id": context.prompt_id, "node": self.node_id, "text": as_plain(text)}
+        context = get_executing_context()
+        if self.node_id is None or context is None:
+            return
+        server = PromptServer.instance
+        if server.client_id is not None:
+            told = {"prompt_id": context.prompt_id, "node": self.node_id, "text": on_node(text)}
             server.send_sync("mjesec.text", told, server.client_id)
 
     def _advance(self, name: str, done: float, total: int, preview: Any = None) -> None:

@@ -13,7 +13,12 @@ _MOST_LINES = 30
 
 def report_shown(text: str) -> dict[str, Any]:
     """What a node hands on as its `ui`: the text, and that of it which the extension shows on the node."""
-    return {**ui.PreviewText(text).as_dict(), "mjesec_report": [as_plain(shortened(text))]}
+    return {**ui.PreviewText(text).as_dict(), "mjesec_report": [on_node(text)]}
+
+
+def on_node(text: str) -> str:
+    """A text as the extension shows it on a node."""
+    return as_plain(shortened(text))
 
 
 def shortened(text: str, most: int = _MOST_LINES) -> str:
