@@ -140,6 +140,21 @@ def test_an_axis_is_filled_by_choosing_names(editor: Editor) -> None:
     assert values() == "chosen.safetensors"
 
 
+def test_choosing_one_more_name_keeps_what_stands_in_an_axis_and_is_undone(editor: Editor) -> None:
+    typed = "uni_pc, gone, euler, ddim"
+    editor.open_api({"1": node("MjesecSweepAxis", parameter="sampler", values=typed)})
+    editor.press("MjesecSweepAxis", "Choose")
+    dialog = editor.page.get_by_role("dialog")
+    expect(dialog.get_by_label("gone")).to_be_checked()
+    dialog.get_by_label("heun", exact=True).check()
+    dialog.get_by_label("ddim", exact=True).uncheck()
+    editor.shot(f"axis_choose_sampler_{editor.renderer}")
+    dialog.get_by_role("button", name="Use 4").click()
+    expect(dialog).to_be_hidden()
+    assert editor.prompt()["1"]["inputs"]["values"].splitlines() == ["uni_pc", "gone", "euler", "heun"]
+    editor.press_until("Control+z", f"() => window.app.graph.nodes[0].widgets[1].value === '{typed}'")
+
+
 def test_in_a_subgraph_our_nodes_run_and_their_buttons_work(editor: Editor) -> None:
     editor.open_api(sweep("(lora input)", AXES, steps=1))
     flat = editor.prompt()

@@ -1,6 +1,6 @@
 // @vitest-environment node
 import { expect, test } from 'vitest'
-import { choicesFor, namesIn, optionsOf, runsOf, written } from '../../web/axis/names.mjs'
+import { choicesFor, merged, namesIn, optionsOf, rowsFor, runsOf, written } from '../../web/axis/names.mjs'
 
 /** @param {Record<string, unknown>} answers by route */
 function host(answers) {
@@ -40,4 +40,22 @@ test('names are found again in what was written, by hand too', () => {
   const names = ['a', 'moon v1,2.safetensors', 'b, "c"']
   for (const some of [names, names.slice(1, 2), names.slice(2)]) expect([...namesIn(written(some), names)]).toEqual(some)
   expect([...namesIn('a, moon v1 ,\r\nmoon v1,2.safetensors\n\n', names)]).toEqual(['a', 'moon v1', 'moon v1,2.safetensors'])
+})
+
+test('what stands in an axis keeps its order and its place among the names, listed or not', () => {
+  const names = ['ddim', 'euler', 'heun', 'uni_pc']
+  const values = 'uni_pc, euler, gone'
+  const rows = rowsFor(values, { names, what: 'samplers', single: false })
+  expect(rows.filter(({ listed }) => !listed)).toEqual([{ name: 'gone', standing: true, listed: false }])
+  const ticked = rows.filter(({ standing }) => standing).map(({ name }) => name)
+  expect(merged(values, ticked)).toEqual(['uni_pc', 'euler', 'gone'])
+  expect(merged(values, [...names, 'gone'])).toEqual(['uni_pc', 'euler', 'gone', 'ddim', 'heun'])
+  expect(merged(values, ['ddim', 'euler'])).toEqual(['euler', 'ddim'])
+  expect(merged('b, "c"\na, x', ['a, x', 'b, "c"'])).toEqual(['b, "c"', 'a, x'])
+})
+
+test('values of another parameter do not stand, and a run has no other beside it', () => {
+  const rows = (/** @type {boolean} */ single) => rowsFor('1, 4', { names: ['a'], what: 'samplers', single })
+  expect(rows(false)).toEqual([...['1', '4'].map((name) => ({ name, standing: false, listed: false })), { name: 'a', standing: false, listed: true }])
+  expect(rows(true)).toEqual([{ name: 'a', standing: false, listed: true }])
 })

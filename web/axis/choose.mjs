@@ -1,7 +1,7 @@
 /** Choosing an axis's values from what ComfyUI lists, in place of typing names. */
 import { failure, openDialog } from '../lib/dialog.mjs'
 import { el, fill } from '../lib/dom.mjs'
-import { choicesFor, namesIn, written } from './names.mjs'
+import { choicesFor, merged, rowsFor, written } from './names.mjs'
 
 const NUMBERS = 'This parameter takes numbers or texts: write them into values, such as 1, 4, 7 or 1-10(+3) or 0-1[5].'
 
@@ -28,9 +28,9 @@ export async function openChooser(api, parameter, values, onChosen) {
       fill(body, el('p', { class: 'mj-hint' }, choice ? none : NUMBERS))
       return
     }
-    const now = namesIn(values, choice.names)
-    const rows = choice.names.map((name) => row(name, choice.single, now.has(name), choose))
-    const ticked = () => choice.names.filter((_, at) => rows[at].querySelector('input')?.checked)
+    const shown = rowsFor(values, choice)
+    const rows = shown.map((each) => row(each, choice.single, choose))
+    const ticked = () => merged(values, shown.filter((_, at) => rows[at].querySelector('input')?.checked).map(({ name }) => name))
     fill(body, ...rows)
     body.onchange = () => {
       use.disabled = !ticked().length
@@ -39,7 +39,7 @@ export async function openChooser(api, parameter, values, onChosen) {
     body.onchange(new Event('change'))
     use.hidden = choice.single
     use.onclick = () => choose(ticked())
-    search.oninput = () => rows.forEach((each, at) => { each.hidden = !choice.names[at].toLowerCase().includes(search.value.toLowerCase()) })
+    search.oninput = () => rows.forEach((each, at) => { each.hidden = !shown[at].name.toLowerCase().includes(search.value.toLowerCase()) })
     search.focus()
   } catch (error) {
     fill(body, failure(error))
@@ -47,13 +47,12 @@ export async function openChooser(api, parameter, values, onChosen) {
 }
 
 /**
- * @param {string} name
+ * @param {import('./names.mjs').Row} shown
  * @param {boolean} single a click on it is the choice
- * @param {boolean} checked
  * @param {(names: string[]) => void} choose
  * @returns {HTMLElement}
  */
-function row(name, single, checked, choose) {
+function row({ name, standing, listed }, single, choose) {
   if (single) return el('button', { class: 'mj-button', type: 'button', onclick: () => choose([name]) }, name)
-  return el('label', {}, el('input', { type: 'checkbox', checked }), name)
+  return el('label', {}, el('input', { type: 'checkbox', checked: standing }), name, !listed && el('small', { class: 'mj-hint' }, 'not listed now'))
 }

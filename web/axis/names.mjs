@@ -14,6 +14,8 @@ const LISTED = {
 /**
  * @typedef {{ names: string[], what: string, single: boolean }} Choice
  *   single: one name is the whole axis
+ * @typedef {{ name: string, standing: boolean, listed: boolean }} Row
+ *   standing: it is one of the axis's values; listed: ComfyUI has it
  */
 
 /**
@@ -70,6 +72,36 @@ export function written(names) {
 export function namesIn(values, listed) {
   const lines = values.split(/\r?\n/).map((line) => line.trim())
   return new Set(lines.flatMap((line) => (listed.includes(line) ? [line] : itemsOf(line))))
+}
+
+/**
+ * The names to choose from: those of an axis that ComfyUI lacks now come first. They do not stand where it has none of
+ * the axis's values: these were another parameter's.
+ *
+ * @param {string} values
+ * @param {Choice} choice
+ * @returns {Row[]}
+ */
+export function rowsFor(values, { names, single }) {
+  const standing = namesIn(values, names)
+  const missing = single ? [] : [...standing].filter((name) => !names.includes(name))
+  const fits = missing.length < standing.size
+  return [
+    ...missing.map((name) => ({ name, standing: fits, listed: false })),
+    ...names.map((name) => ({ name, standing: standing.has(name), listed: true })),
+  ]
+}
+
+/**
+ * Ticked names in the order in which they stand in the axis's values, then the new ones.
+ *
+ * @param {string} values
+ * @param {string[]} ticked
+ * @returns {string[]}
+ */
+export function merged(values, ticked) {
+  const standing = [...namesIn(values, ticked)].filter((name) => ticked.includes(name))
+  return [...new Set([...standing, ...ticked])]
 }
 
 /** @param {string} line items parted by commas; those in quotes keep theirs */
