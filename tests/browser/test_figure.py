@@ -29,6 +29,16 @@ TWO_ESCAPES = """() => {
     return heard
 }"""
 
+# whether every node lies within the canvas
+IN_VIEW = """() => {
+    const { ds, canvas, graph } = window.app.canvas
+    const { width, height } = canvas.getBoundingClientRect()
+    return graph.nodes.every(({ pos, size }) => {
+        const [left, top] = [0, 1].map(at => (pos[at] + ds.offset[at]) * ds.scale)
+        return left >= 0 && top >= 0 && left + size[0] * ds.scale <= width && top + size[1] * ds.scale <= height
+    })
+}"""
+
 
 @pytest.fixture
 def viewer(editor: Editor) -> Iterator[Locator]:
@@ -64,6 +74,11 @@ def test_a_figures_cells_are_explored_and_one_becomes_a_graph(viewer: Locator, e
     graph = editor.prompt()
     sampler = next(node for node in graph.values() if node["class_type"] == "KSampler")
     assert {"cfg": 4, "seed": 2, "steps": 1, "sampler_name": "euler_ancestral"}.items() <= sampler["inputs"].items()
+    # it is all in view, and stays the cell's own when it is queued again
+    editor.page.wait_for_function(IN_VIEW)
+    editor.shot(f"cell_as_graph_{editor.renderer}")
+    editor.queue()
+    assert editor.prompt() == graph
 
 
 def test_two_cells_are_compared_and_axes_change_places(viewer: Locator, editor: Editor) -> None:

@@ -29,9 +29,15 @@ export function fillInFileNames(node) {
 }
 
 /**
+ * Opens a cell as a graph that makes the same cell again, however often it is queued.
+ *
  * @param {object} graph API format
  * @param {string} title
  */
 function loadGraph(graph, title) {
   app.loadApiJson(graph, title)
+  const widgets = app.graph.nodes.flatMap((/** @type {any} */ node) => node.widgets ?? [])
+  for (const widget of widgets) if (widget.name === 'control_after_generate') widget.value = 'fixed'
+  // nodes know their sizes once they have been drawn
+  requestAnimationFrame(() => requestAnimationFrame(() => app.extensionManager.command.execute('Comfy.Canvas.FitView')))
 }
