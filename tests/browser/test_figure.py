@@ -121,7 +121,43 @@ def test_two_cells_are_compared_by_keyboard(viewer: Locator, editor: Editor) -> 
         editor.page.keyboard.press("Shift+Tab")
     expect(back).to_be_focused()
     editor.page.keyboard.press("Enter")
-    expect(cells.first).to_be_focused()
+    # back at the cell that was compared
+    expect(cells.nth(1)).to_be_focused()
+
+
+def test_the_facts_beside_the_button_are_of_the_cell_that_it_opens(viewer: Locator, editor: Editor) -> None:
+    cells, button = viewer.get_by_role("gridcell"), viewer.get_by_role("button", name="Open as KSampler graph")
+    cells.nth(0).click()
+    cells.nth(1).hover()
+    assert facts(viewer)["CFG scale"] == "4"
+    button.hover()
+    assert facts(viewer)["CFG scale"] == "1"
+    expect(viewer.locator(".mj-chosen")).to_have_text("A: CFG scale 1, Seed 1, Sampling steps 1")
+    # by keys: another cell has the focus, then none
+    cells.nth(1).focus()
+    assert facts(viewer)["CFG scale"] == "4"
+    button.focus()
+    assert facts(viewer)["CFG scale"] == "1"
+    cells.nth(1).focus()
+    editor.shot("figure_chosen")
+    editor.page.keyboard.press("g")
+    expect(viewer).to_be_hidden()
+    (cfg,) = (each["inputs"]["cfg"] for each in editor.prompt().values() if each["class_type"] == "KSampler")
+    assert cfg == 1
+
+
+def test_after_a_comparison_the_grid_is_where_it_was(viewer: Locator, editor: Editor) -> None:
+    cells, scroller = viewer.get_by_role("gridcell"), viewer.locator(".mj-scroller")
+    for _ in range(8):
+        editor.page.keyboard.press("+")
+    cells.nth(3).click()
+    cells.nth(2).click(modifiers=["Shift"])
+    scroller.wait_for(state="detached")
+    viewer.get_by_role("button", name="all cells").click()
+    expect(cells.nth(2)).to_be_focused()
+    assert scroller.evaluate("place => place.scrollTop") > 100
+    # the Tab key leads to it, and to no other
+    assert cells.evaluate_all("cells => cells.map(cell => cell.tabIndex)") == [-1, -1, 0, -1]
 
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"

@@ -17,15 +17,20 @@ export class CellGrid {
   /**
    * @param {import('./sweep.mjs').Manifest} sweep
    * @param {(key: string, size: number) => string} urlOf
-   * @param {{ onLook: (cell: Cell) => void, onPick: (cell: Cell, event: MouseEvent) => void }} callbacks
+   * @param {{ onLook: (cell: Cell) => void, onLeave: () => void, onPick: (cell: Cell, event: MouseEvent) => void }} callbacks
+   *   onLeave: pointer or focus go elsewhere
    */
-  constructor(sweep, urlOf, { onLook, onPick }) {
+  constructor(sweep, urlOf, { onLook, onLeave, onPick }) {
     this.sweep = sweep
     this.onLook = onLook
     this.onPick = onPick
     this.table = el('div', { class: 'mj-cells', role: 'grid' })
     this.element = el('div', { class: 'mj-scroller', onkeydown: (/** @type {KeyboardEvent} */ event) => this.#key(event) }, this.table)
     this.element.addEventListener('wheel', (event) => this.#wheel(event), { passive: false })
+    this.element.addEventListener('pointerleave', onLeave)
+    this.element.addEventListener('focusout', ({ relatedTarget }) => {
+      if (!this.element.contains(/** @type {Node | null} */ (relatedTarget))) onLeave()
+    })
     this.tiles = new Tiles(this.element, urlOf)
   }
 
@@ -43,7 +48,21 @@ export class CellGrid {
   }
 
   focus() {
-    this.table.querySelector('button')?.focus()
+    this.#current?.focus()
+  }
+
+  /** @returns {() => void} puts scroll and focus back to where they are now, on this cell */
+  remember(/** @type {Cell} */ cell) {
+    const { scrollLeft, scrollTop } = this.element
+    return () => {
+      Object.assign(this.element, { scrollLeft, scrollTop })
+      this.#buttons.flat().find((button) => button.dataset.at === cell.index.join())?.focus({ preventScroll: true })
+    }
+  }
+
+  /** The cell that the Tab key leads to: the one that had the focus last. */
+  get #current() {
+    return this.#buttons.flat().find(({ tabIndex }) => tabIndex === 0)
   }
 
   get width() {
@@ -88,7 +107,11 @@ export class CellGrid {
     const button = el('button', { class: 'mj-cell', type: 'button', tabIndex: -1, role: 'gridcell', ariaLabel: name }, picture)
     Object.assign(button.dataset, { row, column, at: cell.index.join() })
     button.onpointerenter = () => this.onLook(cell)
-    button.onfocus = () => this.onLook(cell)
+    button.onfocus = () => {
+      if (this.#current) this.#current.tabIndex = -1
+      button.tabIndex = 0
+      this.onLook(cell)
+    }
     button.onclick = (event) => this.onPick(cell, event)
     if (picture instanceof HTMLImageElement && cell.key) this.tiles.add(picture, cell.key)
     return button
@@ -109,11 +132,7 @@ export class CellGrid {
    */
   #move(from, [down, right]) {
     if (!(from instanceof HTMLButtonElement) || from.dataset.row === undefined) return
-    const to = this.#buttons[Number(from.dataset.row) + down]?.[Number(from.dataset.column) + right]
-    if (!to) return
-    from.tabIndex = -1
-    to.tabIndex = 0
-    to.focus()
+    this.#buttons[Number(from.dataset.row) + down]?.[Number(from.dataset.column) + right]?.focus()
   }
 
   /** @param {WheelEvent} event */

@@ -9,7 +9,7 @@ import { factsOf, firstView, nameOf, placed } from './sweep.mjs'
 
 const NO_SWEEP = 'This figure shows no sweep itself, but a view of one, or other images: press the button on the Sweep node, or choose a sweep above.'
 const NOT_RUN = 'This node remembers no sweep yet: queue the graph first, or choose a sweep above.'
-const KEYS = 'Arrow keys move, Enter chooses, Shift+Enter or Shift+click compares, G opens a cell as a graph, + and − zoom.'
+const KEYS = 'Arrow keys move, Enter chooses, Shift+Enter or Shift+click compares, G opens the chosen cell as a graph, + and − zoom.'
 
 /**
  * @param {import('../lib/routes.mjs').Routes} routes
@@ -102,7 +102,12 @@ class Viewer {
     this.onSend = onSend
     this.view = firstView(sweep)
     const urlOf = (/** @type {string} */ key, /** @type {number} */ size) => routes.url(['cells', key], { size })
-    this.grid = new CellGrid(sweep, urlOf, { onLook: (cell) => this.#look(cell), onPick: (cell, event) => this.#pick(cell, event) })
+    this.grid = new CellGrid(sweep, urlOf, {
+      onLook: (cell) => this.#look(cell),
+      // what is told beside the button is of the cell that it opens
+      onLeave: () => this.#chosen && this.#look(this.#chosen),
+      onPick: (cell, event) => this.#pick(cell, event),
+    })
     this.main = el('div', { class: 'mj-main' }, this.#bar(), this.grid.element)
     this.told = el('div', { class: 'mj-told' })
     this.actions = el('div', { class: 'mj-bar' })
@@ -182,7 +187,8 @@ class Viewer {
     this.#chosen = cell
     this.grid.mark([cell])
     const send = el('button', { class: 'mj-button mj-strong', type: 'button', disabled: !cell.key, onclick: () => this.onSend(cell) }, 'Open as KSampler graph')
-    fill(this.actions, send, el('span', { class: 'mj-hint' }, 'Shift+Enter or Shift+click on another cell compares it with this one (A).'))
+    const name = nameOf(this.sweep, cell)
+    fill(this.actions, el('strong', { class: 'mj-chosen', title: name }, `A: ${name}`), send, el('span', { class: 'mj-hint' }, 'Shift+Enter or Shift+click on another cell compares it with this one (A).'))
   }
 
   /**
@@ -191,10 +197,11 @@ class Viewer {
    */
   #compare(first, second) {
     const [a, b] = [first, second].map((cell) => ({ name: nameOf(this.sweep, cell), url: this.routes.url(['cells', cell.key ?? '']) }))
+    const restore = this.grid.remember(second)
     const back = () => {
       view.replaceWith(this.main)
       this.grid.mark([first, second])
-      this.grid.focus()
+      restore()
     }
     const view = compareView(a, b, back)
     this.main.replaceWith(view)
@@ -204,7 +211,7 @@ class Viewer {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const cell = this.#looked
+    const cell = this.#chosen ?? this.#looked
     if (event.key.toLowerCase() === 'g' && cell && !event.ctrlKey && !(event.target instanceof HTMLSelectElement)) this.onSend(cell)
   }
 }
