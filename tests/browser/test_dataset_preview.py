@@ -55,6 +55,12 @@ def folder(editor: Editor, request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def preview(editor: Editor, folder: Path) -> Iterator[Locator]:
     """The preview of a node that never ran, connected to settings of 256 pixels."""
+    dialog = open_preview(editor, folder)
+    yield dialog
+    editor.page.keyboard.press("Escape")
+
+
+def open_preview(editor: Editor, folder: Path) -> Locator:
     settings = node("MjesecTrainSettings", resolution=256)
     # the page learns of new folders as a user's does, by its node definitions
     editor.js("() => window.app.refreshComboInNodes()")
@@ -64,8 +70,7 @@ def preview(editor: Editor, folder: Path) -> Iterator[Locator]:
     editor.press("MjesecLoadImageDataset", "Preview dataset")
     dialog = editor.page.get_by_role("dialog", name="Dataset")
     expect(dialog.get_by_role("option").first).to_be_visible(timeout=30_000)
-    yield dialog
-    editor.page.keyboard.press("Escape")
+    return dialog
 
 
 def test_a_dataset_is_looked_through_and_a_caption_edited_by_keyboard(
@@ -193,6 +198,31 @@ def test_a_caption_that_changed_on_disk_is_not_overwritten_unasked(
     refused = [problem for problem in editor.problems if "409" in problem]
     assert len(refused) == 1
     editor.problems.remove(refused[0])
+
+
+def test_captions_that_are_not_saved_outlive_a_reload_and_totals_follow_what_is_saved(
+    preview: Locator, editor: Editor, folder: Path
+) -> None:
+    preview.get_by_role("option").nth(1).click()
+    text = preview.get_by_role("textbox", name="Caption")
+    expect(text).to_be_editable()
+    text.fill("typed only")
+    editor.load()
+    preview = open_preview(editor, folder)
+    totals, images = preview.locator(".mj-side .mj-facts"), preview.get_by_role("option")
+    expect(totals).to_contain_text(re.compile(r"with a caption\s*2"))
+    preview.get_by_label("only not saved").check()
+    expect(images).to_have_count(1)
+    expect(images.first).to_contain_text("not saved")
+    editor.shot("captions_not_saved")
+    images.first.click()
+    expect(text).to_have_value("typed only")
+    preview.get_by_role("button", name="Save", exact=True).click()
+    expect(preview.get_by_text("saved", exact=True)).to_be_visible()
+    assert (folder / "00001.txt").read_text(encoding="utf-8") == "typed only"
+    preview.get_by_role("button", name="← all images").click()
+    expect(totals).to_contain_text(re.compile(r"with a caption\s*3"))
+    expect(images).to_have_count(0)
 
 
 def test_thousands_of_images_are_made_as_they_come_into_view(editor: Editor) -> None:

@@ -85,6 +85,8 @@ def test_an_edit_shows_in_all_images_of_that_caption_and_mends_their_problems(fo
     assert told["used"] == "new" and told["text"] == "new\nsecond line" and told["earlier"] == ["old"]
     mended = shown.edit("10_moon/b.png", "a moon", "")
     assert [(image["caption"], image.get("problems")) for image in mended["changed"]] == [("a moon", None)]
+    assert mended["totals"] == shown.view()["totals"]
+    assert mended["totals"]["problems"] == told["totals"]["problems"] - 1
     emptied = shown.edit("10_moon/b.png", "", mended["version"])
     assert "empty" in str(emptied["changed"][0]["problems"])
     with pytest.raises(CaptionConflict):

@@ -15,7 +15,7 @@ function diskOf(/** @type {Record<string, string>} */ texts) {
     write: vi.fn(async (/** @type {string} */ name, /** @type {string} */ text, /** @type {string} */ version) => {
       if (version !== `of ${texts[name]}`) throw new Error('changed on disk')
       texts[name] = text
-      return { ...caption(name), changed: [{ ...image(name), caption: text }] }
+      return { ...caption(name), changed: [{ ...image(name), caption: text }], totals: {} }
     }),
   }
 }
@@ -26,7 +26,7 @@ let view
 
 async function open(/** @type {Record<string, string>} */ texts) {
   disk = diskOf(texts)
-  view = new CaptionView('place', images, /** @type {any} */ (disk), () => 'data:,', { onBack: vi.fn(), onChanged: vi.fn() })
+  view = new CaptionView('place', images, /** @type {any} */ (disk), () => 'data:,', { onBack: vi.fn(), onWritten: vi.fn() })
   document.body.replaceChildren(view.element)
   await view.show(0)
 }
@@ -57,7 +57,7 @@ describe('the caption editor', () => {
     await settled()
     expect(disk.texts['a.png']).toBe('new')
     expect(view.state.textContent).toBe('saved')
-    expect(view.onChanged).toHaveBeenCalledWith([expect.objectContaining({ name: 'a.png', caption: 'new' })])
+    expect(view.onWritten).toHaveBeenCalledWith(expect.objectContaining({ changed: [expect.objectContaining({ name: 'a.png', caption: 'new' })] }))
     expect(draftOf('place', 'a.png')).toBeUndefined()
   })
 

@@ -80,7 +80,7 @@ class OpenDataset:
         return {**_as_json(self._captions.read(name)), "used": plain_text(sample.caption), "reason": ""}
 
     def edit(self, name: str, text: str, version: str) -> dict[str, Any]:
-        """Writes a caption; ``changed``: all images that it belongs to, as in the view.
+        """Writes a caption; ``changed``: all images that it belongs to, and ``totals``, as in the view.
 
         Raises:
             CaptionConflict: it is no longer the text that ``version`` names.
@@ -94,9 +94,10 @@ class OpenDataset:
         with self._editing:
             written = self._captions.write(name, text, version)
             self._dataset = self._with_caption(same, written)
-            images = self.view()["images"]
-        changed = [image for image in images if image["name"] in same]
-        return {**_as_json(written), "used": first_line(written.text), "reason": "", "changed": changed}
+            view = self.view()
+        changed = [image for image in view["images"] if image["name"] in same]
+        told = {**_as_json(written), "used": first_line(written.text), "reason": ""}
+        return {**told, "changed": changed, "totals": view["totals"]}
 
     def _with_caption(self, names: list[str], written: CaptionFile) -> Dataset:
         """The dataset after a caption of these images was written."""

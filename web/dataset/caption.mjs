@@ -5,8 +5,9 @@ import { draftOf, keepDraft } from './drafts.mjs'
 
 /**
  * @typedef {import('./view.mjs').Picture} Picture
- * @typedef {{ file: string, text: string, version: string, earlier: string[], used: string, reason: string, changed?: Picture[] }} Caption
- * @typedef {{ read: (name: string) => Promise<Caption>, write: (name: string, text: string, version: string) => Promise<Caption> }} Store
+ * @typedef {{ file: string, text: string, version: string, earlier: string[], used: string, reason: string }} Caption
+ * @typedef {Caption & { changed: Picture[], totals: import('./view.mjs').Totals }} Written all images that it belongs to, and the dataset's totals
+ * @typedef {{ read: (name: string) => Promise<Caption>, write: (name: string, text: string, version: string) => Promise<Written> }} Store
  */
 
 const KEYS = 'Ctrl+Enter saves and goes to the next image. Page Up and Page Down go to another one, and so do arrow keys outside the text. Esc closes.'
@@ -26,14 +27,14 @@ export class CaptionView {
    * @param {Picture[]} images those that can be gone through
    * @param {Store} store
    * @param {(image: Picture, size: number) => string} urlOf
-   * @param {{ onBack: (at: number) => void, onChanged: (images: Picture[]) => void }} callbacks
+   * @param {{ onBack: (at: number) => void, onWritten: (written: Written) => void }} callbacks
    */
-  constructor(place, images, store, urlOf, { onBack, onChanged }) {
+  constructor(place, images, store, urlOf, { onBack, onWritten }) {
     this.place = place
     this.images = images
     this.store = store
     this.urlOf = urlOf
-    this.onChanged = onChanged
+    this.onWritten = onWritten
     this.at = 0
     this.where = el('span', { class: 'mj-hint', role: 'status' })
     this.picture = el('img', { alt: '', draggable: false })
@@ -137,7 +138,7 @@ export class CaptionView {
       // whoever types on while it is saved goes on over what was saved
       const draft = draftOf(this.place, name)
       keepDraft(this.place, name, draft && draft.text !== text ? { ...draft, version: written.version } : null)
-      this.onChanged(written.changed ?? [])
+      this.onWritten(written)
       // gone to another image; or there and back, where the version of before is shown
       if (mine !== this.#asked) return this.images[this.at].name === name ? this.show(this.at) : undefined
       this.#take(written)

@@ -1,12 +1,15 @@
-/** Captions that were typed and not saved: they outlive the dialog, though not the page. */
+/** Captions that were typed and not saved: they outlive the dialog and a reload of the page, though not its tab. */
 
-/** @type {Map<string, { text: string, version: string }>} */
-const drafts = new Map()
-const keyOf = (/** @type {string} */ place, /** @type {string} */ name) => `${place}\n${name}`
+const keyOf = (/** @type {string} */ place, /** @type {string} */ name) => `mjesec.draft\n${place}\n${name}`
 
-/** @param {string} place @param {string} name */
+/**
+ * @param {string} place names the dataset
+ * @param {string} name
+ * @returns {{ text: string, version: string } | undefined}
+ */
 export function draftOf(place, name) {
-  return drafts.get(keyOf(place, name))
+  const kept = sessionStorage.getItem(keyOf(place, name))
+  return kept === null ? undefined : JSON.parse(kept)
 }
 
 /**
@@ -15,6 +18,6 @@ export function draftOf(place, name) {
  * @param {{ text: string, version: string } | null} draft what was typed, and the caption that it was typed over
  */
 export function keepDraft(place, name, draft) {
-  if (draft) drafts.set(keyOf(place, name), draft)
-  else drafts.delete(keyOf(place, name))
+  if (draft) sessionStorage.setItem(keyOf(place, name), JSON.stringify(draft))
+  else sessionStorage.removeItem(keyOf(place, name))
 }

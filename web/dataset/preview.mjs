@@ -1,11 +1,11 @@
 /** The dataset preview: a dialog with contact sheet, buckets and problems, from which captions are edited. */
 import { failure, openDialog } from '../lib/dialog.mjs'
-import { el, fill } from '../lib/dom.mjs'
+import { definitions, el, fill } from '../lib/dom.mjs'
 import { CaptionView } from './caption.mjs'
 import { draftOf } from './drafts.mjs'
 import { Sheet } from './sheet.mjs'
 import { sideView } from './side.mjs'
-import { filtered } from './view.mjs'
+import { filtered, totalsTold } from './view.mjs'
 
 /**
  * @typedef {import('./view.mjs').Picture} Picture
@@ -70,11 +70,15 @@ class Preview {
     this.shown = view.images
     this.search = el('input', { class: 'mj-input mj-grows', type: 'search', placeholder: 'words in caption or name', ariaLabel: 'Search', oninput: () => this.#filter() })
     this.onlyProblems = el('input', { type: 'checkbox', onchange: () => this.#filter() })
+    this.onlyUnsaved = el('input', { type: 'checkbox', onchange: () => this.#filter() })
+    this.totals = el('div', {}, definitions(totalsTold(view.totals)))
     this.count = el('span', { class: 'mj-hint', role: 'status' })
-    this.sheet = new Sheet(this.#urlOf, (at) => this.#edit(at), (image) => draftOf(place, image.name) !== undefined)
-    const bar = el('div', { class: 'mj-bar' }, this.search, el('label', { class: 'mj-line' }, this.onlyProblems, ' only with problems'), this.count)
+    this.sheet = new Sheet(this.#urlOf, (at) => this.#edit(at), this.#isUnsaved)
+    const only = (/** @type {HTMLInputElement} */ box, /** @type {string} */ text) => el('label', { class: 'mj-line' }, box, text)
+    const filters = [only(this.onlyProblems, ' only with problems'), only(this.onlyUnsaved, ' only not saved')]
+    const bar = el('div', { class: 'mj-bar' }, this.search, ...filters, this.count)
     const getBuckets = (/** @type {number} */ side) => routes.get(['datasets', view.id, 'buckets'], { ...choice.choices, resolution: side })
-    this.all = el('div', { class: 'mj-split' }, el('div', { class: 'mj-main' }, bar, this.sheet.element), sideView(view, choice, getBuckets))
+    this.all = el('div', { class: 'mj-split' }, el('div', { class: 'mj-main' }, bar, this.sheet.element), sideView(view, choice, getBuckets, this.totals))
     this.element = el('div', { class: 'mj-viewer' }, this.all)
   }
 
@@ -91,8 +95,11 @@ class Preview {
   #urlOf = (/** @type {Picture} */ image, /** @type {number} */ size) =>
     this.routes.url(['datasets', this.view.id, 'image'], { name: image.name, size, v: image.version })
 
+  #isUnsaved = (/** @type {Picture} */ image) => draftOf(this.place, image.name) !== undefined
+
   #filter() {
-    this.shown = filtered(this.view.images, this.search.value, this.onlyProblems.checked)
+    const found = filtered(this.view.images, this.search.value, this.onlyProblems.checked)
+    this.shown = this.onlyUnsaved.checked ? found.filter(this.#isUnsaved) : found
     fill(this.count, `${this.shown.length} of ${this.view.images.length} images`)
     this.sheet.show(this.shown)
   }
@@ -111,8 +118,11 @@ class Preview {
       this.#filter()
       this.sheet.focus(Math.max(0, this.shown.indexOf(images[last])))
     }
-    const onChanged = (/** @type {Picture[]} */ changed) => changed.forEach((image) => this.#changed(image, images))
-    const editor = new CaptionView(this.place, images, store, this.#urlOf, { onBack, onChanged })
+    const onWritten = (/** @type {import('./caption.mjs').Written} */ { changed, totals }) => {
+      changed.forEach((image) => this.#changed(image, images))
+      fill(this.totals, definitions(totalsTold(totals)))
+    }
+    const editor = new CaptionView(this.place, images, store, this.#urlOf, { onBack, onWritten })
     this.element.replaceChildren(editor.element)
     editor.text.focus()
     editor.show(at)

@@ -1,7 +1,6 @@
 /** Beside the contact sheet: what is in the dataset, its buckets at a resolution, and what is wrong with other files. */
 import { failure } from '../lib/dialog.mjs'
-import { definitions, el, fill } from '../lib/dom.mjs'
-import { totalsTold } from './view.mjs'
+import { el, fill } from '../lib/dom.mjs'
 
 const MOST_NAMED = 200
 
@@ -9,8 +8,9 @@ const MOST_NAMED = 200
  * @param {import('./view.mjs').View} view
  * @param {import('./settings.mjs').BucketChoice} choice
  * @param {(resolution: number) => Promise<import('./view.mjs').Buckets>} getBuckets
+ * @param {HTMLElement} totals
  */
-export function sideView(view, { resolution, note }, getBuckets) {
+export function sideView(view, { resolution, note }, getBuckets, totals) {
   const table = el('div', {}, el('p', { class: 'mj-hint' }, 'loading …'))
   const side = el('input', { class: 'mj-input mj-short', type: 'number', min: '64', max: '4096', step: '64', value: String(resolution), ariaLabel: 'Resolution' })
   let asked = 0
@@ -24,7 +24,7 @@ export function sideView(view, { resolution, note }, getBuckets) {
   return el(
     'aside',
     { class: 'mj-side mj-wide' },
-    definitions(totalsTold(view.totals)),
+    totals,
     view.read_only && el('p', { class: 'mj-hint' }, `Captions are only shown. ${view.read_only}`),
     el('section', {}, el('label', { class: 'mj-line' }, el('strong', {}, 'Buckets'), ' at ', side, ' pixels'), table, note && el('p', { class: 'mj-hint' }, note)),
     view.others.length > 0 && othersView(view.others)
