@@ -1,6 +1,6 @@
 """HTTP routes of training runs: list them, read their curves, pause, resume, stop, save, sample.
 
-    GET  /mjesec/runs                       {"runs": [RUN…]}, the newest first
+    GET  /mjesec/runs                       {"runs": [RUN…], "older": N}: the newest first, and how many are left out
     GET  /mjesec/runs/{id}?since=N          {"run": RUN, "points": […], "samples": […]} of steps after N
     POST /mjesec/runs/{id}/{pause|resume|stop|save|sample}   {"ok": true}, or {"error": sentence} with 404 or 409
 
@@ -24,7 +24,8 @@ def add_run_routes(routes: web.RouteTableDef, runs: Runs) -> None:
     @routes.get("/mjesec/runs")
     @guarded
     async def list_runs(request: web.Request) -> web.StreamResponse:
-        return as_json({"runs": await in_thread(runs.all_told)})
+        listed, older = await in_thread(runs.all_told)
+        return as_json({"runs": listed, "older": older})
 
     @routes.get("/mjesec/runs/{id}")
     @guarded

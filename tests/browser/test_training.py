@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -388,6 +390,52 @@ def test_hostile_texts_of_a_log_stay_texts(editor: Editor) -> None:
     assert editor.page.locator(".mj-training-tab img, dialog img").count() == 2
     assert editor.js("() => window.hostile") is None
     editor.page.keyboard.press("Escape")
+    editor.js(TOGGLE_TAB)
+
+
+@pytest.fixture
+def old_runs(editor: Editor) -> Iterator[list[str]]:
+    """Ids of many runs of long ago, the oldest first; the others' names have no blank in them."""
+    folders = []
+    for number in range(205):
+        run = f"{number:032x}"
+        name = f"moon of {number}" if number % 100 == 0 else f"{'much_too_long_' * 12}{number}"
+        begin = {"event": "begin", "step": 0, "id": run, "name": name, "steps": 2, "steps_per_epoch": 2, "time": number}
+        step = {"event": "step", "step": 1, "loss": 0.5, "smoothed_loss": 0.5, "lr": {}, "seconds_per_step": 1.0}
+        path = editor.host.output / "mjesec" / "runs" / run / "log.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in (begin, step)), "utf-8")
+        os.utime(path, (number, number))
+        folders.append(path.parent)
+    yield [folder.name for folder in folders]
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
+def test_a_run_too_old_for_the_list_is_shown_by_its_node_and_the_others_are_counted(
+    editor: Editor, old_runs: list[str]
+) -> None:
+    editor.load()
+    open_workflow(editor, long_training("old"), f"old {next(numbers)}")
+    graph = editor.js("() => window.app.graph.serialize()")
+    trained = next(each for each in graph["nodes"] if each["type"] == "MjesecTrainLora")
+    trained["properties"]["mjesec_run"] = old_runs[0]
+    editor.open_graph({**graph, "id": str(uuid.uuid4())})
+    editor.js(LOOK_AT_PANEL)
+    panel = panel_of(editor.page)
+    expect(panel.locator(".mj-run-name")).to_have_text("moon of 0")
+    assert step_of(panel) == 1
+
+    editor.js(TOGGLE_TAB)
+    runs = editor.page.get_by_role("navigation", name="Training runs")
+    expect(runs).to_contain_text(re.compile(r"and \d+ older"))
+    entries = runs.get_by_role("button")
+    editor.shot("many_runs")
+    long = entries.filter(has_text="much_too_long").first
+    assert long.locator("strong").bounding_box()["height"] < 40
+    runs.get_by_role("searchbox", name="Filter runs").fill("Moon of 100")
+    expect(entries.filter(visible=True)).to_have_count(1)
     editor.js(TOGGLE_TAB)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def test_runs_of_earlier_processes_come_from_their_logs_the_newest_first(tmp_pat
         (IDS[0], "stopped", 3),
     ]
     assert [point["step"] for point in runs.curve(IDS[0], 1)["points"]] == [2, 3]
+
+
+def test_of_many_runs_the_newest_are_listed_and_the_others_counted_and_still_known(tmp_path: Path) -> None:
+    ids = [f"{number:032x}" for number in range(203)]
+    for number, run in enumerate(ids):
+        log_of(tmp_path, run, 1, float(number)).close()
+        os.utime(tmp_path / run / "log.jsonl", (number, number))
+    runs = Runs(lambda: tmp_path)
+    listed, older = runs.all_told()
+    assert [run["id"] for run in listed] == ids[:2:-1]
+    assert older == 3
+    assert (runs.told(ids[0]) or {})["name"] == "moon 0"
 
 
 def test_a_folder_that_is_deleted_while_runs_are_listed_is_left_out(
@@ -169,7 +182,7 @@ def test_a_log_that_somebody_else_wrote_breaks_no_list(tmp_path: Path) -> None:
     (tmp_path / IDS[1]).mkdir()
     (tmp_path / IDS[1] / "log.jsonl").write_text("\n".join(lines), "utf-8")
     runs = Runs(lambda: tmp_path)
-    told = {run["id"]: run for run in json.loads(json.dumps(runs.all_told(), allow_nan=False))}
+    told = {run["id"]: run for run in json.loads(json.dumps(runs.all_told()[0], allow_nan=False))}
     assert told.keys() == set(IDS)
     assert (told[IDS[1]]["name"], told[IDS[1]]["step"], told[IDS[1]]["lr"]) == ("", 2, {})
     curve = json.loads(json.dumps(runs.curve(IDS[1], 0), allow_nan=False))

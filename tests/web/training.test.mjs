@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { nodeAt } from '../../web/lib/nodes.mjs'
 import { Curve } from '../../web/training/curve.mjs'
 import { isThere, runOf } from '../../web/training/of_node.mjs'
-import { RunStore } from '../../web/training/runs.mjs'
+import { MOST_LISTED, RunStore } from '../../web/training/runs.mjs'
 import { buttonsOf, factsOf, stateOf } from '../../web/training/telling.mjs'
 
 const point = (step, values = {}) => ({ step, loss: 1 / step, smoothed: 0.5, lr: { unet: 1e-4 }, validation: null, ...values })
@@ -206,6 +206,28 @@ test('what goes on comes first, then what the node gave last, then the newest th
   expect(runOf([old, late], outer)?.id).toBe('late')
   expect(runOf([old, late], outer, 'old')?.id).toBe('old')
   expect(runOf([old, late, run({ id: 'live', time: 0 })], outer, 'old')?.id).toBe('live')
+})
+
+test('an old run that a full list lacks is asked for by its id, and stays while it is watched', async () => {
+  const listed = Array.from({ length: MOST_LISTED }, (_, at) => run({ id: `new ${at}`, state: 'finished', node_id: '7' }))
+  const { outer } = graphs()
+  outer.properties = { mjesec_run: 'a' }
+  expect(runOf(listed.slice(1), outer)).toBeUndefined()
+  expect(runOf(listed, outer)?.id).toBe('a')
+  expect(runOf([run({ id: 'later', state: 'finished' }), ...listed], outer)?.id).toBe('later')
+
+  const server = fakeServer(run({ state: 'finished' }))
+  const get = server.get
+  server.get = async (parts, query) => (parts.length === 1 ? { runs: listed, older: 5 } : get(parts, query))
+  const store = new RunStore(server)
+  await store.refresh()
+  const unwatch = store.watch('a', () => {})
+  await settled()
+  await store.refresh()
+  expect([store.older, store.runs.length, store.run('a')?.name]).toEqual([5, MOST_LISTED + 1, 'moon'])
+  unwatch()
+  await store.refresh()
+  expect(store.run('a')).toBeUndefined()
 })
 
 test('what a run is about to do is told before it does it', () => {

@@ -121,19 +121,25 @@ class Runs:
         status = self.status(run)
         return None if status is None else status.as_dict()
 
-    def all_told(self) -> list[dict[str, Any]]:
-        """RUN of every run, the newest first."""
-        lives = ((status, self.live(status.id)) for status in self.all())
-        return [status.as_dict() if live is None else live.as_dict() for status, live in lives]
+    def all_told(self) -> tuple[list[dict[str, Any]], int]:
+        """RUN of the newest runs, the newest first, and how many older ones only ``told`` knows."""
+        statuses, older = self._listed()
+        lives = ((status, self.live(status.id)) for status in statuses)
+        return [status.as_dict() if live is None else live.as_dict() for status, live in lives], older
 
     def all(self) -> list[RunStatus]:
-        """Every run, the newest first."""
+        """The newest runs, the newest first."""
+        return self._listed()[0]
+
+    def _listed(self) -> tuple[list[RunStatus], int]:
         with self._lock:
             known = {live.status.id: live.status for live in self._live if live.status.id}
-        for folder in self._folders():
+        folders = self._folders()
+        for folder in folders[:_MOST_LISTED]:
             if folder.name not in known and (status := self.status(folder.name)) is not None:
                 known[folder.name] = status
-        return sorted(known.values(), key=lambda status: status.time, reverse=True)
+        older = sum(folder.name not in known for folder in folders[_MOST_LISTED:])
+        return sorted(known.values(), key=lambda status: status.time, reverse=True), older
 
     def _folders(self) -> list[Path]:
         logs = []
@@ -142,7 +148,7 @@ class Runs:
             with contextlib.suppress(OSError):
                 if _ID.fullmatch(path.parent.name):
                     logs.append((path.stat().st_mtime, path.parent))
-        return [folder for _, folder in sorted(logs, reverse=True)[:_MOST_LISTED]]
+        return [folder for _, folder in sorted(logs, reverse=True)]
 
     def _log(self, run: str) -> Path:
         return self._folder() / run / LOG_NAME

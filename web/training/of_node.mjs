@@ -5,7 +5,7 @@
  * @typedef {import('../lib/nodes.mjs').GraphNode} GraphNode
  */
 import { NO_ID, nodeAt } from '../lib/nodes.mjs'
-import { isLive } from './runs.mjs'
+import { isLive, MOST_LISTED } from './runs.mjs'
 
 /** A property is saved with the workflow, and the prompt does not hold it. */
 export const PROPERTY = 'mjesec_run'
@@ -43,7 +43,17 @@ function isOf(run, node) {
  */
 export function runOf(runs, node, made) {
   const own = runs.filter((run) => isOf(run, node))
-  const remembered = runs.find((run) => run.id === node.properties?.[PROPERTY])
+  const id = node.properties?.[PROPERTY]
+  const remembered = runs.find((run) => run.id === id) ?? (id && runs.length >= MOST_LISTED ? leftOut(id) : undefined)
   const ended = [...own, ...(remembered ? [remembered] : [])].sort((one, other) => other.time - one.time)
   return own.find(isLive) ?? runs.find((run) => run.id === made) ?? ended[0]
+}
+
+/**
+ * A run that is too old for the list: whoever watches it gets the rest from the server.
+ *
+ * @param {string} id
+ */
+function leftOut(id) {
+  return /** @type {Run} */ ({ id, state: 'finished', time: 0 })
 }

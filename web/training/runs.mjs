@@ -16,6 +16,8 @@
 import { Curve } from './curve.mjs'
 
 const MOST_SAMPLES = 240
+/** The server lists no more: a run that such a list lacks may be known all the same. */
+export const MOST_LISTED = 200
 const ENDED = ['finished', 'stopped', 'failed']
 
 /** @param {Run} run */
@@ -60,6 +62,8 @@ export class RunStore {
   #listeners = new Set()
   #tick = 0
   #connected = true
+  /** how many runs the server has besides those that it lists */
+  older = 0
 
   /** @param {Server} server */
   constructor(server) {
@@ -150,10 +154,14 @@ export class RunStore {
   /** Asks for everything that may have been missed: after a reload, a lost connection, a sleep, a restart. */
   async refresh() {
     const began = ++this.#tick
-    const { runs } = await this.server.get(['runs'])
+    const { runs, older = 0 } = await this.server.get(['runs'])
     this.#connected = true
-    const kept = [...this.#runs.values()].filter((run) => (this.#heard.get(run.id) ?? 0) > began)
-    this.#runs = new Map([.../** @type {Run[]} */ (runs), ...kept].map((run) => [run.id, run]))
+    this.older = older
+    const known = [...this.#runs.values()]
+    const heard = known.filter((run) => (this.#heard.get(run.id) ?? 0) > began)
+    // one that is too old for the list stays while somebody watches it
+    const watched = known.filter(({ id }) => this.#watched.has(id))
+    this.#runs = new Map([...watched, .../** @type {Run[]} */ (runs), ...heard].map((run) => [run.id, run]))
     for (const id of this.#heard.keys()) if (!this.#runs.has(id)) this.#heard.delete(id)
     this.#tell(this.#watched.keys())
     await Promise.all([...this.#watched].map(([id, watched]) => this.#fetch(id, watched)))

@@ -14,9 +14,12 @@ class TrainingTab {
 
   constructor() {
     this.panel = new RunPanel(store, urlOf)
-    this.list = el('nav', { class: 'mj-runs', ariaLabel: 'Training runs' })
+    this.filter = el('input', { class: 'mj-input', type: 'search', placeholder: 'filter', ariaLabel: 'Filter runs', oninput: () => this.#narrow() })
+    this.list = el('div', {})
+    this.older = el('p', { class: 'mj-hint' })
+    const runs = el('nav', { class: 'mj-runs', ariaLabel: 'Training runs' }, this.filter, this.list, this.older)
     this.empty = el('p', { class: 'mj-hint mj-runs-empty' }, 'No run yet: queue a graph with Train SDXL LoRA.')
-    this.element = el('div', { class: 'mj-training-tab' }, this.list, this.panel.element)
+    this.element = el('div', { class: 'mj-training-tab' }, runs, this.panel.element)
     this.unlisten = store.listen(() => this.#update())
     this.#update()
   }
@@ -36,7 +39,14 @@ class TrainingTab {
     }
     const chosen = runs.find(({ id }) => id === this.#chosen) ?? runs[0]
     runs.forEach((run) => this.#entries.get(run.id)?.show(run, run === chosen))
+    fill(this.older, store.older > 0 && `and ${store.older} older, which their own nodes still show`)
+    this.#narrow()
     this.panel.show(chosen?.id ?? null)
+  }
+
+  #narrow() {
+    const wanted = this.filter.value.toLowerCase()
+    for (const { element } of this.#entries.values()) element.hidden = !(element.textContent ?? '').toLowerCase().includes(wanted)
   }
 
   /** @param {string} id */
@@ -66,7 +76,7 @@ class Entry {
     this.#told = told
     this.element.dataset.state = run.state
     this.element.ariaPressed = String(chosen)
-    fill(this.element, el('strong', {}, lines[0]), el('span', {}, lines[1]), el('small', {}, lines[2]))
+    fill(this.element, el('strong', { title: lines[0] }, lines[0]), el('span', {}, lines[1]), el('small', {}, lines[2]))
   }
 }
 
