@@ -47,6 +47,18 @@ INK = """panel => {
     const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)
     return data.filter((value, at) => at % 4 === 3 && value > 0).length
 }"""
+# how bright the grey of a chart's axes and grid is, 0 to 255
+GREY = """panel => {
+    const canvas = panel.querySelector('canvas')
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)
+    let [sum, count] = [0, 0]
+    for (let at = 0; at < data.length; at += 4) {
+        const [least, most] = [Math.min(...data.slice(at, at + 3)), Math.max(...data.slice(at, at + 3))]
+        if (data[at + 3] > 20 && most - least < 12) [sum, count] = [sum + most, count + 1]
+    }
+    return sum / count
+}"""
+SET_PALETTE = "name => window.app.extensionManager.setting.set('Comfy.ColorPalette', name)"
 INTO_SUBGRAPH = """id => {
     const node = window.app.graph.nodes.find(node => String(node.id) === id)
     window.app.graph.convertToSubgraph(new Set([node]))
@@ -390,6 +402,25 @@ def test_hostile_texts_of_a_log_stay_texts(editor: Editor) -> None:
     assert editor.page.locator(".mj-training-tab img, dialog img").count() == 2
     assert editor.js("() => window.hostile") is None
     editor.page.keyboard.press("Escape")
+    editor.js(TOGGLE_TAB)
+
+
+@pytest.mark.parametrize("editor", ["canvas"], indirect=True)
+def test_an_open_chart_takes_the_colours_of_another_theme(editor: Editor) -> None:
+    put_hostile_run(editor.host)
+    editor.load()
+    editor.js(TOGGLE_TAB)
+    tab = editor.page.locator(".mj-training-tab")
+    tab.get_by_role("button", name=f"name {HOSTILE}").click()
+    expect(tab.locator(".mj-legend")).to_contain_text("smoothed")
+    editor.page.wait_for_function(f"panel => ({GREY})(panel) > 150", arg=tab.element_handle())
+    try:
+        editor.js(SET_PALETTE, "light")
+        editor.page.wait_for_function(f"panel => ({GREY})(panel) < 130", arg=tab.element_handle())
+        editor.shot("training_tab_other_theme")
+    finally:
+        editor.js(SET_PALETTE, "dark")
+    editor.page.wait_for_function(f"panel => ({GREY})(panel) > 150", arg=tab.element_handle())
     editor.js(TOGGLE_TAB)
 
 

@@ -9,6 +9,7 @@ vi.mock('../../web/vendor/uplot.mjs', () => ({
     series = [{}, { label: 'loss', stroke: 'red' }]
     setData = vi.fn()
     setScale = vi.fn()
+    redraw = vi.fn()
     constructor() {
       plots.alive.add(this)
     }

@@ -6,6 +6,7 @@ import uPlot from '../vendor/uplot.mjs'
 /** @typedef {import('./curve.mjs').Curve} Curve */
 
 const SMALLEST = { width: 120, height: 90 }
+const COLOURS = ['--mj-loss-faint', '--mj-loss', '--mj-held-out', '--mj-rate', '--mj-axis', '--mj-grid']
 
 export class LossChart {
   /** @type {any} */
@@ -18,6 +19,8 @@ export class LossChart {
   #zoom = null
   /** @type {number[]} */
   #size = [0, 0]
+  /** the theme that was drawn last */
+  #colours = ''
 
   constructor() {
     this.stage = el('div', { class: 'mj-chart-stage' })
@@ -25,12 +28,16 @@ export class LossChart {
     this.element = el('div', { class: 'mj-chart' }, this.stage, this.legend)
     this.observer = new ResizeObserver(([entry]) => this.#resize(entry.contentRect))
     this.observer.observe(this.stage)
+    // the editor's themes are variables and classes of these two
+    this.themes = new MutationObserver(() => this.#recolour())
+    for (const root of [document.documentElement, document.body]) this.themes.observe(root, { attributeFilter: ['class', 'style'] })
   }
 
   /** @param {Curve} curve */
   draw(curve) {
     const groups = curve.groups()
     if (!this.#plot || groups.join() !== this.#groups.join()) this.#build(groups)
+    else this.#recolour()
     const { steps, loss, smoothed, validation, rates } = curve.columns(groups)
     this.#plot.setData([steps, loss, smoothed, validation, ...rates], this.#zoom === null)
     if (this.#zoom) this.#plot.setScale('x', { min: this.#zoom[0], max: this.#zoom[1] })
@@ -46,6 +53,7 @@ export class LossChart {
 
   destroy() {
     this.observer.disconnect()
+    this.themes.disconnect()
     this.clear()
   }
 
@@ -53,6 +61,7 @@ export class LossChart {
   #build(groups) {
     this.#plot?.destroy()
     this.#groups = groups
+    this.#colours = coloursOf(this.stage)
     const [width, height] = this.#size
     const plot = new uPlot(options(groups, width, height, this.stage), [[], [], [], [], ...groups.map(() => [])], this.stage)
     this.#plot = plot
@@ -60,6 +69,14 @@ export class LossChart {
     plot.over.addEventListener('dblclick', () => (this.#zoom = null))
     plot.hooks.setSelect = [() => this.#choose(plot)]
     plot.hooks.setCursor = [() => this.#tellValues()]
+    this.#drawLegend()
+  }
+
+  #recolour() {
+    const colours = coloursOf(this.stage)
+    if (!this.#plot || !this.stage.isConnected || colours === this.#colours) return
+    this.#colours = colours
+    this.#plot.redraw()
     this.#drawLegend()
   }
 
@@ -114,6 +131,12 @@ export class LossChart {
   }
 }
 
+/** @param {HTMLElement} stage */
+function coloursOf(stage) {
+  const style = getComputedStyle(stage)
+  return COLOURS.map((name) => style.getPropertyValue(name)).join()
+}
+
 /**
  * @param {string[]} groups
  * @param {number} width
@@ -122,7 +145,8 @@ export class LossChart {
  */
 function options(groups, width, height, stage) {
   const style = getComputedStyle(stage)
-  const colour = (/** @type {string} */ name) => style.getPropertyValue(name).trim()
+  // asked anew at every drawing
+  const colour = (/** @type {string} */ name) => () => style.getPropertyValue(name).trim()
   const grid = { stroke: colour('--mj-grid'), width: 1 }
   const axis = { stroke: colour('--mj-axis'), font: '11px sans-serif', ticks: { show: false }, grid }
   const rates = ['--mj-rate', '--mj-rate-2', '--mj-rate-3'].map(colour)
