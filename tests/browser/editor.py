@@ -336,6 +336,17 @@ class Editor:
                 return
         raise AssertionError(f"{keys} did not bring {condition}: {self.js(SHOWN)}")
 
+    @contextlib.contextmanager
+    def window(self, width: int, height: int) -> Iterator[None]:
+        """A window of another size, meanwhile."""
+        before = self.page.viewport_size
+        assert before is not None
+        self.page.set_viewport_size({"width": width, "height": height})
+        try:
+            yield
+        finally:
+            self.page.set_viewport_size(before)
+
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""
         return dict(self.js("async () => (await window.app.graphToPrompt()).output"))

@@ -225,6 +225,33 @@ def test_captions_that_are_not_saved_outlive_a_reload_and_totals_follow_what_is_
     expect(images).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [400, 600, 1440])
+def test_captions_are_edited_in_any_window_whatever_the_names(editor: Editor, folder: Path, width: int) -> None:
+    long, broken = (f"{letter * 120}.png" for letter in "01")
+    Image.new("RGB", (64, 64), "teal").save(folder / long)
+    (folder / broken).write_bytes(b"no image")
+    preview = open_preview(editor, folder)
+    with editor.window(width, 700):
+        editor.shot(f"dataset_{width}")
+        expect(preview.get_by_role("option").first).to_be_in_viewport(ratio=0.5)
+        assert_nothing_sideways(preview)
+        preview.get_by_role("option", name=long).click()
+        text = preview.get_by_role("textbox", name="Caption")
+        expect(text).to_be_editable()
+        editor.shot(f"caption_{width}")
+        assert_nothing_sideways(preview)
+        for part in (preview.locator(".mj-large img"), text):
+            expect(part).to_be_in_viewport(ratio=0.9)
+            box = part.bounding_box()
+            assert box and box["width"] > 300
+    editor.page.keyboard.press("Escape")
+
+
+def assert_nothing_sideways(preview: Locator) -> None:
+    wide = "each => each.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.className)"
+    assert preview.locator(".mj-side, .mj-main, .mj-viewer, .mj-scroller, .mj-bar").evaluate_all(wide) == []
+
+
 def test_thousands_of_images_are_made_as_they_come_into_view(editor: Editor) -> None:
     root = editor.host.input / f"many_{editor.renderer}"
     root.mkdir()

@@ -160,6 +160,24 @@ def test_after_a_comparison_the_grid_is_where_it_was(viewer: Locator, editor: Ed
     assert cells.evaluate_all("cells => cells.map(cell => cell.tabIndex)") == [-1, -1, 0, -1]
 
 
+@pytest.mark.parametrize("width", [400, 600])
+def test_in_a_narrow_window_the_facts_stand_below_the_cells(viewer: Locator, editor: Editor, width: int) -> None:
+    with editor.window(width, 800):
+        viewer.get_by_role("button", name="fit").click()
+        viewer.get_by_role("gridcell").first.click()
+        editor.shot(f"figure_{width}")
+        main, side = (viewer.locator(place).bounding_box() for place in (".mj-main", ".mj-side"))
+        assert main and side
+        assert main["width"] > 0.9 * width and main["height"] > 300
+        assert side["y"] >= main["y"] + main["height"] and side["width"] == main["width"]
+        for cell in viewer.get_by_role("gridcell").all():
+            expect(cell).to_be_in_viewport(ratio=0.9)
+        expect(viewer.get_by_role("button", name="Close")).to_be_in_viewport(ratio=1)
+        viewer.get_by_role("gridcell").last.click(modifiers=["Shift"])
+        editor.shot(f"compare_{width}")
+        expect(viewer.get_by_role("button", name="all cells")).to_be_in_viewport(ratio=1)
+
+
 HOSTILE = "<img src=x onerror=window.hostile=1>"
 
 
@@ -211,6 +229,24 @@ def test_a_big_grid_fetches_what_is_in_view_and_hostile_texts_stay_texts(editor:
     assert viewer.locator(".mj-cells img").count() == 400
     assert editor.js("() => window.hostile") is None
     editor.shot("grid_20x20")
+    editor.page.keyboard.press("Escape")
+
+
+def test_a_long_prompt_beside_a_row_leaves_the_row_as_high_as_its_cells(editor: Editor) -> None:
+    name = put_big_sweep(editor.host, 3)
+    path = editor.host.output / "mjesec" / "sweeps" / f"{name}.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["axes"][1]["texts"] = [f"{number} " + "a thin crescent over craters, " * 20 for number in range(3)]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    editor.open_api({"1": {"class_type": "MjesecSweep", "inputs": {}}})
+    editor.js("name => { window.app.graph.nodes[0].properties.mjesec_sweep = name }", name)
+    editor.press("MjesecSweep", "Explore cells")
+    viewer = editor.page.get_by_role("dialog", name="Figure")
+    viewer.get_by_role("gridcell").first.click()
+    editor.shot("long_prompts")
+    cell, header = (viewer.locator(place).first.bounding_box() for place in (".mj-cell", ".mj-rowheader"))
+    assert cell and header and header["height"] <= cell["height"] + 1
+    expect(viewer.get_by_role("rowheader").first).to_have_attribute("title", manifest["axes"][1]["texts"][0])
     editor.page.keyboard.press("Escape")
 
 

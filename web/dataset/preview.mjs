@@ -68,7 +68,7 @@ class Preview {
     this.place = place
     /** @type {Picture[]} */
     this.shown = view.images
-    this.search = el('input', { class: 'mj-input mj-grows', type: 'search', placeholder: 'words in caption or name', ariaLabel: 'Search', oninput: () => this.#filter() })
+    this.search = el('input', { class: 'mj-input mj-grows mj-search', type: 'search', placeholder: 'words in caption or name', ariaLabel: 'Search', oninput: () => this.#filter() })
     this.onlyProblems = el('input', { type: 'checkbox', onchange: () => this.#filter() })
     this.onlyUnsaved = el('input', { type: 'checkbox', onchange: () => this.#filter() })
     this.totals = el('div', {}, definitions(totalsTold(view.totals)))
