@@ -346,6 +346,7 @@ class Editor:
             yield
         finally:
             self.page.set_viewport_size(before)
+            self.settle()
 
     def prompt(self) -> dict[str, Any]:
         """The graph as it would be queued, in API format."""

@@ -160,7 +160,7 @@ export class RunStore {
     const known = [...this.#runs.values()]
     const heard = known.filter((run) => (this.#heard.get(run.id) ?? 0) > began)
     // one that is too old for the list stays while somebody watches it
-    const watched = known.filter(({ id }) => this.#watched.has(id))
+    const watched = known.filter(({ id }) => older > 0 && this.#watched.has(id))
     this.#runs = new Map([...watched, .../** @type {Run[]} */ (runs), ...heard].map((run) => [run.id, run]))
     for (const id of this.#heard.keys()) if (!this.#runs.has(id)) this.#heard.delete(id)
     this.#tell(this.#watched.keys())
