@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -118,9 +120,19 @@ def test_a_stop_while_images_are_encoded_ends_the_prompt(host: Host) -> None:
     assert not (host.output / "loras" / "encodes.safetensors").exists()
 
 
+@contextlib.contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """What a shell put into the background was born deaf to it, and so would be its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_a_host_that_is_ended_saves_its_training_first(start_host: StartHost) -> None:
-    with start_host() as host:
+    with hearing_ctrl_c(), start_host() as host:
         host.queue(training(output_name="ended", steps=5000))
         run = wait_for(host, "ended", state="training", step=5)
         # as a terminal does
