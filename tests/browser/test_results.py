@@ -43,6 +43,13 @@ def texts(editor: Editor) -> dict[str, str]:
     return {name: html.unescape(text).replace("\xa0", " ") for name, text in editor.js(TEXTS).items()}
 
 
+def wait_until_running(editor: Editor) -> None:
+    ends = time.monotonic() + 30
+    while not editor.host.get("/queue")["queue_running"]:
+        assert time.monotonic() < ends
+        editor.page.wait_for_timeout(20)
+
+
 def wait_until_idle(editor: Editor) -> None:
     ends = time.monotonic() + 120
     while any(editor.host.get("/queue").values()):
@@ -63,11 +70,11 @@ def test_a_result_goes_to_the_workflow_that_was_queued_while_another_is_shown(ed
     own = editor.js(DATASET), texts(editor)
     assert own[0] and "Images: 3 (" in own[1]["1"]
 
-    editor.open_workflow(moons(200, 128), second)
+    editor.open_workflow(moons(200, 256), second)
     assert editor.js(DATASET) is None and not texts(editor)
     editor.press_run()
+    wait_until_running(editor)
     editor.show_workflow(first)
-    assert editor.host.get("/queue")["queue_running"], "it ended before the other workflow was shown"
     wait_until_idle(editor)
     assert (editor.js(DATASET), texts(editor)) == own
 
