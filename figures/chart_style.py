@@ -21,7 +21,10 @@ _LEAST_MM = 40
 
 @dataclass(frozen=True)
 class Words:
-    """What stands on a chart; {n} is a number of steps, which the language may decline as ``steps`` says."""
+    """What stands on a chart; {n} is a number of steps, as ``steps`` counts them.
+
+    last_digit: whether the language takes ``one`` by a number's last digit, as Croatian does: 21 korak, 11 koraka.
+    """
 
     step: str
     loss: str
@@ -34,10 +37,11 @@ class Words:
     one: str
     many: str
     decimal: str
+    last_digit: bool = False
 
     def steps(self, count: int) -> str:
-        """``1 step``, ``21 koraka``: Croatian declines by the last digit and takes one form for all but its one."""
-        alone = count == 1 if self.one == "step" else count % 10 == 1 and count % 100 != 11
+        """``1 step``, ``2 steps``."""
+        alone = count % 10 == 1 and count % 100 != 11 if self.last_digit else count == 1
         return f"{count} {self.one if alone else self.many}"
 
 
@@ -49,7 +53,7 @@ WORDS: dict[str, Words] = {
     "hr": Words(
         "korak", "gubitak", "klizni prosjek kroz {n}", "gubitak na izdvojenim slikama", "stopa učenja",
         "iznad osi ({n})", "bez konačne vrijednosti ({n})", "nijedan korak nema konačan gubitak", "korak", "koraka",
-        ",",
+        ",", last_digit=True,
     ),
 }  # fmt: skip
 

@@ -18,15 +18,11 @@ def report_shown(text: str) -> dict[str, Any]:
 
 def on_node(text: str) -> str:
     """A text as the extension shows it on a node."""
-    return as_plain(shortened(text))
-
-
-def shortened(text: str, most: int = _MOST_LINES) -> str:
-    """The first lines, and how many more there are: a node grows with its text."""
     lines = text.split("\n")
-    if len(lines) <= most:
-        return text
-    return "\n".join([*lines[:most], f"… and {len(lines) - most} more lines; the output report has all of them"])
+    # a node grows with its text
+    if more := len(lines) - min(len(lines), _MOST_LINES):
+        lines = [*lines[:_MOST_LINES], f"… and {more} more lines; the output report has all of them"]
+    return as_plain("\n".join(lines))
 
 
 def as_plain(text: str) -> str:
