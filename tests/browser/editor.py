@@ -316,8 +316,8 @@ class Editor:
         self.settle()
         node = self.js("kind => window.app.canvas.graph.nodes.find(node => node.comfyClass === kind).id", kind)
         shown = self.page.locator(f'[data-node-id="{node}"]').get_by_role("button", name=label)
-        if shown.count():
-            # nodes that were just made grow for some frames: this waits until the button stands still
+        if RENDERERS[self.renderer]:
+            # a node that was just made comes some frames later and grows: this waits until the button is and stands still
             shown.click()
         else:
             place = self.js(BUTTON_PLACE, [kind, label])

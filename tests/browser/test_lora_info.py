@@ -88,7 +88,7 @@ def test_a_lora_that_is_dropped_on_the_editor_restores_its_graph(editor: Editor,
 
 def test_the_editors_own_graph_comes_back_with_its_places(editor: Editor, trained: str) -> None:
     """Queued by the Run button, the LoRA carries the editor's workflow; Load LoRA on the training's wire shows it."""
-    name = f"own_{'vue' if editor.js(IS_VUE) else 'canvas'}"
+    name = f"own_{editor.renderer}"
     graph = training(output_name=name, seed=3)
     # the file on the node is not what it loads
     graph["load"] = load_lora(trained)
@@ -115,7 +115,6 @@ def test_the_editors_own_graph_comes_back_with_its_places(editor: Editor, traine
     assert_is(editor.prompt(), graph)
 
 
-IS_VUE = "() => window.app.extensionManager.setting.get('Comfy.VueNodes.Enabled')"
 # the entries that extensions add to a node's menu, the last of ours pressed
 MENU = """kind => {
     const node = window.app.graph.nodes.find(node => node.type === kind)
