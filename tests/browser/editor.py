@@ -317,7 +317,7 @@ class Editor:
         node = self.js("kind => window.app.canvas.graph.nodes.find(node => node.comfyClass === kind).id", kind)
         shown = self.page.locator(f'[data-node-id="{node}"]').get_by_role("button", name=label)
         if RENDERERS[self.renderer]:
-            # a node that was just made comes some frames later and grows: this waits until the button is and stands still
+            # a node that was just made comes some frames later, and grows: this waits for a button that stands still
             shown.click()
         else:
             place = self.js(BUTTON_PLACE, [kind, label])

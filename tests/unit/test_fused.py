@@ -79,26 +79,56 @@ def test_steps_through_narrow_weights_are_nearly_those_in_fp32(batch: int, accum
 
 
 def test_gradients_of_micro_batches_are_added_and_scaled() -> None:
-    down, up = nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(4, 2))
-    pair = NarrowPair(down, up, 0.5, torch.bfloat16)
-    narrow = NarrowWeights([pair], accumulates=True)
+    pairs = [NarrowPair(*weights_of_layer(), scale, torch.bfloat16) for scale in (0.5, 1.0)]
+    narrow = NarrowWeights(pairs, accumulates=True)
     narrow.renew()
-    assert torch.equal(pair.low, down.bfloat16())
-    assert torch.equal(pair.high, (up.bfloat16() * 0.5))
+    for pair, scale in zip(pairs, (0.5, 1.0), strict=True):
+        assert torch.equal(pair.low, pair.down.bfloat16())
+        assert torch.equal(pair.high, pair.up.bfloat16() * scale)
+    ones = torch.ones(1, 3), torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 4)
     for factor in (1.0, 2.0, 4.0):
-        pair.low.grad, pair.high.grad = torch.full_like(pair.low, factor), torch.full_like(pair.high, factor)
+        with narrow.in_use():
+            rows, inner, through, grad = (one.bfloat16() for one in ones)
+            pairs[0].add_gradients(rows * factor, inner * factor, through, [grad])
+            # twice in one pass, once in halves
+            for grads in ([grad], list(grad.chunk(2, dim=1))):
+                pairs[1].add_gradients(rows * factor, inner * factor, through, grads)
         narrow.widen()
-        assert pair.low.grad is None
         narrow.collect()
-    assert torch.equal(down.grad, torch.full((2, 3), 7.0))
-    assert torch.equal(up.grad, torch.full((4, 2), 3.5))
-    down.grad = up.grad = None
-    pair.low.grad = torch.ones_like(pair.low)
-    narrow.widen()
-    narrow.collect()
-    assert torch.equal(down.grad, torch.ones(2, 3))
-    # as of a layer that a backward pass does not reach: optimizers leave it alone
-    assert up.grad is None
+    for pair, sums in zip(pairs, ((7.0, 3.5), (14.0, 14.0)), strict=True):
+        for weight, value in zip((pair.down, pair.up), sums, strict=True):
+            assert torch.equal(weight.grad, torch.full_like(weight, value))
+    joined = torch.cat(
+        [weight.grad.flatten() for part in ("down", "up") for weight in (getattr(p, part) for p in pairs)]
+    )
+    assert torch.equal(narrow.joined_gradient(), joined)
+
+
+def weights_of_layer() -> tuple[nn.Parameter, nn.Parameter]:
+    return nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(4, 2))
+
+
+def test_layers_that_a_pass_does_not_reach_have_no_gradient_of_an_earlier_one() -> None:
+    """As a text encoder's last layer: optimizers leave it alone."""
+    pairs = [NarrowPair(*weights_of_layer(), 1.0, torch.bfloat16) for _ in range(2)]
+    narrow = NarrowWeights(pairs, accumulates=False)
+    values = [torch.randn(5, size).bfloat16() for size in (3, 2, 2, 4)]
+    for reached in (pairs, pairs[:1]):
+        with narrow.in_use():
+            for pair in reached:
+                pair.add_gradients(*values[:3], values[3:])
+        narrow.widen()
+        for weight in (w for pair in pairs for w in (pair.down, pair.up)):
+            weight.grad = None
+        narrow.collect()
+    assert pairs[1].down.grad is None
+    assert pairs[1].up.grad is None
+    torch.testing.assert_close(pairs[0].down.grad, (values[2].T @ values[0]).float())
+    expected = sum(weight.grad.square().sum() for weight in (pairs[0].down, pairs[0].up)).sqrt()
+    torch.testing.assert_close(narrow.joined_gradient().norm(), expected)
+    # as where several processes' gradients were put in their place
+    pairs[0].down.grad = pairs[0].down.grad.clone()
+    assert narrow.joined_gradient() is None
 
 
 @pytest.mark.parametrize(

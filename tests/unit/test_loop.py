@@ -254,10 +254,12 @@ def scaled_gently(trainer: Trainer) -> Trainer:
 def test_an_fp16_step_that_overflows_is_counted_and_not_taken() -> None:
     trainer = scaled_gently(make_trainer(make_settings(steps=3, precision="fp16")))
     before, scale = weights_of(trainer), trainer.scaler.get_scale()
-    fused = trainer.adapters.modules[-1].fused
-    # a CPU without arithmetic in half precision computes with the weights themselves
-    weight = trainer.adapters.parameters()[-1] if fused is None or fused.narrow is None else fused.narrow.high
-    hook = weight.register_hook(lambda gradient: gradient * math.inf)
+
+    def spoil(_: object, __: object, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda gradient: gradient * math.inf)
+
+    hook = trainer.adapters.modules[-1].layer.register_forward_hook(spoil)
     loss, norm, taken = trainer.step()
     assert (taken, trainer.progress.step, trainer.progress.skipped) == (False, 1, 1)
     assert math.isfinite(loss)

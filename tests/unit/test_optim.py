@@ -167,6 +167,22 @@ def test_the_joint_norm_of_all_gradients_is_clipped(maximum: float, after: float
     assert math.hypot(*weights[0].grad.tolist(), *weights[1].grad.tolist()) == pytest.approx(after, rel=1e-5)
 
 
+@pytest.mark.parametrize("maximum", [0.5, 1e6, 0.0])
+def test_gradients_that_are_one_tensor_are_clipped_as_torch_does(maximum: float) -> None:
+    weight = torch.nn.Parameter(torch.zeros(2**18 + 5))
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    joined = weight.grad.clone()
+    expected = gradient_norm([weight], maximum)
+    torch.testing.assert_close(gradient_norm([weight], maximum, joined), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(joined, weight.grad, rtol=1e-5, atol=0)
+
+
+def test_the_norm_of_many_gradients_that_are_one_tensor_keeps_its_digits() -> None:
+    """fp32 at once is off by 0.16 % here."""
+    joined = torch.randn(30_000_000, generator=torch.Generator().manual_seed(1))
+    assert gradient_norm([], 0.0, joined).item() == pytest.approx(joined.double().norm().item(), rel=1e-5)
+
+
 def test_a_device_without_foreach_functions_measures_and_clips_in_its_own_way() -> None:
     # meta has none, as Apple's MPS has none
     weight = torch.nn.Parameter(torch.zeros(2, device="meta"))

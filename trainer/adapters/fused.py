@@ -7,6 +7,7 @@ its parameters, its switches, its names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,12 +30,28 @@ def _begin(
     scale: float,
     dtype: torch.dtype,
     scratch: Scratch,
+    pair: NarrowPair | None,
 ) -> tuple[torch.Tensor, ...]:
     """x as rows, A and B in ``dtype``, and xAᵀ; what the backward pass must know beside tensors is noted."""
     ctx.scale, ctx.shape, ctx.dtype, ctx.trained, ctx.scratch = scale, x.shape, x.dtype, down.dtype, scratch
+    ctx.pair = pair
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
     low, high = down.to(dtype), up.to(dtype)
     return rows, low, high, rows @ low.T
+
+
+def _adapters_gradients(
+    ctx: Any, rows: torch.Tensor, inner: torch.Tensor, through: torch.Tensor, grads: Sequence[torch.Tensor]
+) -> Gradients:
+    """The loss's gradients by A and B, or None twice where they have gone to the narrow pair's room.
+
+    rows: x (n, in). inner: xAᵀ (n, r). through: (n, r), by xAᵀ. grads: by the output, in equal parts of its columns.
+    """
+    if ctx.pair is not None:
+        ctx.pair.add_gradients(rows, inner, through, grads)
+        return None, None
+    parts = [(grad.T @ inner).to(ctx.trained) for grad in grads]
+    return (through.T @ rows).to(ctx.trained), _scaled(torch.cat(parts) if len(parts) > 1 else parts[0], ctx.scale)
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -51,8 +68,9 @@ class _LoraProduct(torch.autograd.Function):
         scale: float,
         dtype: torch.dtype,
         scratch: Scratch,
+        pair: NarrowPair | None,
     ) -> torch.Tensor:
-        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch)
+        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch, pair)
         out = F.linear(rows, scratch.widened(weight, dtype), None if bias is None else bias.to(dtype))
         out.addmm_(inner, high.T, alpha=scale)
         ctx.save_for_backward(rows, weight, low, high, inner)
@@ -68,9 +86,7 @@ class _LoraProduct(torch.autograd.Function):
             grad_x = grad @ ctx.scratch.widened(weight, grad.dtype)
             grad_x.addmm_(through, low)
             grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
-        grad_down = (through.T @ rows).to(ctx.trained)
-        grad_up = _scaled((grad.T @ inner).to(ctx.trained), ctx.scale)
-        return grad_x, None, None, grad_down, grad_up, None, None, None
+        return grad_x, None, None, *_adapters_gradients(ctx, rows, inner, through, [grad]), None, None, None, None
 
 
 class _GatedProduct(torch.autograd.Function):
@@ -91,8 +107,9 @@ class _GatedProduct(torch.autograd.Function):
         scale: float,
         dtype: torch.dtype,
         scratch: Scratch,
+        pair: NarrowPair | None,
     ) -> torch.Tensor:
-        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch)
+        rows, low, high, inner = _begin(ctx, x, down, up, scale, dtype, scratch, pair)
         wide = scratch.widened(weight, dtype).chunk(2)
         offsets = (None, None) if bias is None else bias.to(dtype).chunk(2)
         hidden, gate = (F.linear(rows, half, offset) for half, offset in zip(wide, offsets, strict=True))
@@ -113,11 +130,7 @@ class _GatedProduct(torch.autograd.Function):
             first, second = ctx.scratch.widened(weight, grad.dtype).chunk(2)
             grad_x = (halves[0] @ first).addmm_(halves[1], second).addmm_(through, low)
             grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
-        grad_up = torch.empty_like(high)
-        for half, part in zip(halves, grad_up.chunk(2), strict=True):
-            torch.mm(half.T, inner, out=part)
-        grad_down = (through.T @ rows).to(ctx.trained)
-        return grad_x, None, None, grad_down, _scaled(grad_up.to(ctx.trained), ctx.scale), None, None, None
+        return grad_x, None, None, *_adapters_gradients(ctx, rows, inner, through, halves), None, None, None, None
 
 
 def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
@@ -128,7 +141,7 @@ class FusedLora:
     """A plain LoRA layer of peft that computes through one function, in ``dtype``.
 
     The arithmetic is peft's under autocast; the adapter's own gradients come in fp32, or, while the narrow weights are
-    in use, to those.
+    in use, to the room of those.
     """
 
     def __init__(self, layer: Any, adapter: str, dtype: torch.dtype, scratch: Scratch) -> None:
@@ -153,8 +166,8 @@ class FusedLora:
     def _given(self) -> tuple[object, ...]:
         frozen, how = (self._base.weight, self._base.bias), (self._dtype, self._scratch)
         if self.narrow is not None and self.narrow.in_use:
-            return *frozen, self.narrow.low, self.narrow.high, 1.0, *how
-        return *frozen, self._down.weight, self._up.weight, self._scale, *how
+            return *frozen, self.narrow.low, self.narrow.high, 1.0, *how, self.narrow
+        return *frozen, self._down.weight, self._up.weight, self._scale, *how, None
 
 
 def fuse(layer: nn.Module, adapter: str, dtype: torch.dtype, scratch: Scratch) -> FusedLora | None:

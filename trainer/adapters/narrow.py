@@ -1,14 +1,16 @@
 """The trained weights in the number format of the products, made once a step and not once a product.
 
 A LoRA on SDXL has up to 1972 small matrices. Casting each where it is used, and each gradient back, is nothing for the
-arithmetic but six launches a layer for a GPU, whose kernels of that size take as long to start as to run.
+arithmetic but six launches a layer for a GPU, whose kernels of that size take as long to start as to run. The narrow
+weights' gradients, and the trained ones', lie one after the other in memory, so that what is done to all of them is
+one operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ from torch import nn
 class NarrowPair:
     """One layer's A (r, in) and B (out, r): fp32 as trained, and as computed with, where B has the factor s in it.
 
-    in_use: whether the layer computes with the latter.
+    in_use: whether the layer computes with the latter. reached: whether a backward pass has left gradients of them.
     """
 
     down: nn.Parameter
@@ -26,10 +28,43 @@ class NarrowPair:
     scale: float
     dtype: torch.dtype
     in_use: bool = False
+    reached: bool = False
+    # what is computed with, and room for their gradients: where `NarrowWeights` says
+    low: torch.Tensor = field(init=False)
+    high: torch.Tensor = field(init=False)
+    low_gradient: torch.Tensor = field(init=False)
+    high_gradient: torch.Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        wide = self.down, self.up
-        self.low, self.high = (torch.zeros_like(weight, dtype=self.dtype, requires_grad=True) for weight in wide)
+    def add_gradients(
+        self, rows: torch.Tensor, inner: torch.Tensor, through: torch.Tensor, grads: Sequence[torch.Tensor]
+    ) -> None:
+        """Add those of one product: rows x (n, in), inner xAᵀ (n, r), and the loss's gradients by both sides of B.
+
+        through: (n, r), by xAᵀ. grads: by the output (n, out), all of it or in equal parts.
+        """
+        _add_product(self.low_gradient, through, rows, self.reached)
+        for grad, room in zip(grads, self.high_gradient.chunk(len(grads)), strict=True):
+            _add_product(room, grad, inner, self.reached)
+        self.reached = True
+
+
+def _add_product(room: torch.Tensor, left: torch.Tensor, right: torch.Tensor, holds: bool) -> None:
+    """leftᵀ·right into ``room``, or onto what it holds."""
+    if holds:
+        room.addmm_(left.T, right)
+    else:
+        torch.mm(left.T, right, out=room)
+
+
+class _Joined:
+    """Tensors of the shapes of ``like``, all pairs' A and then all pairs' B, one after the other in one, ``whole``."""
+
+    def __init__(self, like: Sequence[torch.Tensor], dtype: torch.dtype) -> None:
+        sizes = [tensor.numel() for tensor in like]
+        self.whole = torch.zeros(sum(sizes), dtype=dtype, device=like[0].device)
+        self.pieces = [piece.view(own.shape) for piece, own in zip(self.whole.split(sizes), like, strict=True)]
+        middle = len(like) // 2
+        self.downs, self.ups = self.pieces[:middle], self.pieces[middle:]
 
 
 class NarrowWeights:
@@ -41,26 +76,31 @@ class NarrowWeights:
 
     def __init__(self, pairs: Sequence[NarrowPair], *, accumulates: bool) -> None:
         self._pairs, self._accumulates = pairs, accumulates
-        self._wide = [w for pair in pairs for w in (pair.down, pair.up)]
-        self._narrow = [w for pair in pairs for w in (pair.low, pair.high)]
+        self._wide = [pair.down for pair in pairs] + [pair.up for pair in pairs]
+        self._narrow = _Joined(self._wide, pairs[0].dtype)
+        for pair, low, high in zip(pairs, self._narrow.downs, self._narrow.ups, strict=True):
+            pair.low, pair.high = low.requires_grad_(), high.requires_grad_()
         # B' = s·B, and ∂/∂B = s·∂/∂B'
-        self._factors = [factor for pair in pairs for factor in (1.0, pair.scale)]
-        self._scaled = any(factor != 1 for factor in self._factors)
-        self._fresh: list[torch.Tensor] = []
-        self._sums: list[torch.Tensor] = []
-        # places of the weights that a backward pass reaches: a text encoder's last layer it does not
+        self._scales = [pair.scale for pair in pairs]
+        self._grads = self._fresh = self._sums = self._narrow
+        self._allocated = False
+        # places of the pairs that the last backward pass reached: a text encoder's last layer it does not
         self._reached: list[int] = []
 
     @torch.no_grad()
     def renew(self) -> None:
         """Make them of the trained weights as they are now."""
-        torch._foreach_copy_(self._narrow, self._wide)
-        if self._scaled:
-            torch._foreach_mul_(self._narrow, self._factors)
+        torch._foreach_copy_(self._narrow.pieces, self._wide)
+        self._scale(self._narrow.ups)
+
+    def _scale(self, ups: list[torch.Tensor]) -> None:
+        if any(scale != 1 for scale in self._scales):
+            torch._foreach_mul_(ups, self._scales)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Forward and backward passes through them; the trained weights must not change meanwhile."""
+        self.allocate()
         for pair in self._pairs:
             pair.in_use = True
         try:
@@ -71,34 +111,49 @@ class NarrowWeights:
 
     def allocate(self) -> None:
         """Make room for the gradients of one micro-batch, once, and with several of them for their sum."""
-        if not self._fresh:
-            self._fresh = [torch.empty_like(weight) for weight in self._wide]
-            self._sums = [torch.empty_like(weight) for weight in self._wide] if self._accumulates else self._fresh
+        if self._allocated:
+            return
+        self._grads = _Joined(self._wide, self._narrow.whole.dtype)
+        self._fresh = _Joined(self._wide, torch.float32)
+        self._sums = _Joined(self._wide, torch.float32) if self._accumulates else self._fresh
+        for pair, down, up in zip(self._pairs, self._grads.downs, self._grads.ups, strict=True):
+            pair.low_gradient, pair.high_gradient = down, up
+        self._allocated = True
 
     @torch.no_grad()
     def widen(self) -> None:
         """Move the gradients that a backward pass left to ``fresh``."""
-        self.allocate()
-        self._reached = [place for place, weight in enumerate(self._narrow) if weight.grad is not None]
-        fresh = [self._fresh[place] for place in self._reached]
-        torch._foreach_copy_(fresh, [self._narrow[place].grad for place in self._reached])
-        if self._scaled:
-            torch._foreach_mul_(fresh, [self._factors[place] for place in self._reached])
+        self._reached = [place for place, pair in enumerate(self._pairs) if pair.reached]
+        for pair in self._pairs:
+            if not pair.reached:
+                # what an earlier pass may have left
+                pair.low_gradient.zero_()
+                pair.high_gradient.zero_()
+        self._fresh.whole.copy_(self._grads.whole)
+        self._scale(self._fresh.ups)
         self.forget()
 
     def forget(self) -> None:
         """Let go of what a backward pass left."""
-        for weight in self._narrow:
-            weight.grad = None
+        for pair in self._pairs:
+            pair.reached = False
 
     @torch.no_grad()
     def collect(self) -> None:
         """Add the micro-batch's gradients to those of the trained weights; those not reached keep none."""
-        fresh, sums = ([held[place] for place in self._reached] for held in (self._fresh, self._sums))
         if any(weight.grad is not None for weight in self._wide):
-            torch._foreach_add_(sums, fresh)
-            return
-        if self._accumulates:
-            torch._foreach_copy_(sums, fresh)
+            self._sums.whole.add_(self._fresh.whole)
+        elif self._accumulates:
+            self._sums.whole.copy_(self._fresh.whole)
         for place in self._reached:
-            self._wide[place].grad = self._sums[place]
+            pair = self._pairs[place]
+            pair.down.grad, pair.up.grad = self._sums.downs[place], self._sums.ups[place]
+
+    def joined_gradient(self) -> torch.Tensor | None:
+        """All gradients of the trained weights as one tensor, (count,) fp32, 0 for those not reached.
+
+        None where the weights' gradients are, in part, not those that ``collect`` gave them.
+        """
+        given = zip(self._wide, self._sums.pieces, strict=True)
+        ours = all(weight.grad is None or weight.grad is piece for weight, piece in given)
+        return self._sums.whole if self._allocated and ours else None

@@ -257,7 +257,7 @@ class Trainer(Objective):
         return loss
 
     def _learn_narrow(self, inputs: Inputs, share: float | torch.Tensor) -> torch.Tensor:
-        """The same through the narrow weights, with the gradients left in their ``fresh``."""
+        """The same through the narrow weights, with the gradients left for ``collect``."""
         # of a step that found no memory
         self._narrow.forget()
         self._narrow.renew()
@@ -275,7 +275,8 @@ class Trainer(Objective):
         if all(weight.grad is None for weight in self._weights):
             return self._pass_over(number, total)
         self.scaler.unscale_(self.optimizer)
-        clipped = gradient_norm(self._weights, self.settings.max_grad_norm)
+        joined = None if self._narrow is None else self._narrow.joined_gradient()
+        clipped = gradient_norm(self._weights, self.settings.max_grad_norm, joined)
         result = torch.stack([total, clipped])
         # what is not finite must not touch a weight
         if self._looks_itself:

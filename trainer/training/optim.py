@@ -25,6 +25,8 @@ _PACKAGES = {"pytorch_optimizer": "pytorch-optimizer", "bitsandbytes": "bitsandb
 _GIVEN = ("self", "params", "lr")
 # bitsandbytes keeps smaller tensors in fp32
 _PROBE_SIDE = 64
+# values whose squares are added up at once
+_NORM_PIECE = 2**16
 UP = " up"
 
 
@@ -228,8 +230,23 @@ def effective_rates(optimizer: torch.optim.Optimizer, parameter_cap: int | None 
     return rates
 
 
-def gradient_norm(parameters: list[nn.Parameter], maximum: float) -> torch.Tensor:
-    """Clip the joint gradient norm in place and return the norm before it; ``maximum`` 0 only measures."""
+def gradient_norm(parameters: list[nn.Parameter], maximum: float, joined: torch.Tensor | None = None) -> torch.Tensor:
+    """Clip the joint gradient norm in place and return the norm before it; ``maximum`` 0 only measures.
+
+    joined: all gradients as one tensor, where they are one.
+    """
+    if joined is not None:
+        return _joined_norm(joined, maximum)
     # None: as torch does elsewhere, where asking for it may be an error
     foreach = True if has_all_kernels(parameters[0].device) else None
     return nn.utils.clip_grad_norm_(parameters, maximum if maximum > 0 else float("inf"), foreach=foreach)
+
+
+def _joined_norm(gradient: torch.Tensor, maximum: float) -> torch.Tensor:
+    """What torch's clip_grad_norm_ does, without thousands of operations."""
+    # in pieces: one fp32 sum of thirty million squares is off by 0.16 %
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient.split(_NORM_PIECE))))
+    # a GPU would have to be waited for
+    if maximum > 0 and not (gradient.device.type == "cpu" and norm <= maximum):
+        gradient.mul_((maximum / (norm + 1e-6)).clamp(max=1.0))
+    return norm
