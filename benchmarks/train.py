@@ -1,6 +1,7 @@
 """Our trainer and its peers, on the same checkpoint, images, host version and machine, one after the other.
 
     python dev.py bench train [--size 256] [--steps 12] [--device cpu|cuda] [--checkpoint PATH] [--rows NAME …]
+    python dev.py bench train --rows host ours --rounds 3                      in turns, where neighbours are noisy
     python dev.py bench train --sd-scripts FOLDER [--sd-scripts-python PYTHON]     with kohya's trainer as well
     python dev.py bench train --quick
 
@@ -18,7 +19,8 @@ Seconds a step: the median over the progress that each trainer writes, from the 
 time of the process over the same steps, which other programs on the machine disturb less. Memory added: the peak of
 the process's anonymous memory (on a GPU: of the device's) while it trains, less what it is once the models are loaded
 and idle (on a GPU: unloaded again); of sd-scripts, less what it is once its network is about to be made. Still held:
-the same difference five seconds after the training ended.
+the same difference five seconds after the training ended. Of several rounds the median of the times, and the most of
+the memory.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,26 @@ def _speeds(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
     return (float(found[1]), float(found[2])) if found else (None, None)
 
 
+def over_rounds(rounds: Sequence[Measured]) -> Measured:
+    """What several rounds of one trainer come to: the median of the times, the most of the memory."""
+    held = [m.held for m in rounds if m.held is not None]
+    return replace(
+        rounds[0],
+        seconds=statistics.median(m.seconds for m in rounds),
+        cpu=statistics.median(m.cpu for m in rounds),
+        added=max(m.added for m in rounds),
+        held=max(held, default=None),
+    )
+
+
+def rounds_line(hosts: Sequence[Measured], ours: Sequence[Measured]) -> str:
+    """The ratio of the times, round by round."""
+    told = (
+        f"{o.seconds:.3g} / {h.seconds:.3g} = {o.seconds / h.seconds:.2f}" for h, o in zip(hosts, ours, strict=False)
+    )
+    return "Seconds a step, ours / host's, round by round: " + "; ".join(told)
+
+
 def cpu_report(results: Mapping[str, Measured], *, with_aims: bool) -> str:
     """The table, with the ratios where ComfyUI's trainer and ours both ran."""
     rows = [("trainer", "seconds a step", "CPU seconds", "memory added", "still held after")]
@@ -266,11 +288,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--checkpoint", type=Path, help="an SDXL checkpoint; without it, random weights are made")
     parser.add_argument("--quick", action="store_true", help="on the tiny SDXL: a smoke test, no measurement")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all rows are measured, in turns; on a CPU (1)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these; all of the device's without it")
     parser.add_argument("--sd-scripts", type=Path, metavar="FOLDER", help="a checkout of kohya-ss/sd-scripts")
     parser.add_argument("--sd-scripts-python", type=Path, metavar="PYTHON", default=Path(sys.executable))
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
+    if options.rounds < 1 or (on_gpu and options.rounds > 1):
+        parser.error("--rounds is 1 or more, and 1 on a GPU, where one process holds all rows.")
     options.size = options.size or (128 if options.quick else 1024 if on_gpu else 256)
     # Mjesec's progress comes every two seconds, and tiny steps must last as long for two lines of it
     options.steps = options.steps or (100 if on_gpu else 50 if options.quick else 12)
@@ -287,21 +312,24 @@ def program() -> int:
     else:
         checkpoint = full_size_checkpoint(options.checkpoint, cache)
         check_room(Path(tempfile.gettempdir()), FULL_MEMORY_GB, FULL_DISK_GB)
-    results: dict[str, Measured] = {}
+    measured: dict[str, list[Measured]] = {}
     failed = 0
     with measuring(checkpoint, options) as measure:
-        for name, contender in rows.items():
+        for name, contender in [*rows.items()] * options.rounds:
             try:
-                results[name] = measure(contender)
+                measured.setdefault(name, []).append(measure(contender))
             except dev.Failure as failure:
                 # what was measured before, in minutes, is worth its table
                 print(f"benchmark: {contender.name}: {failure}", file=sys.stderr, flush=True)
                 failed += 1
+    results = {name: over_rounds(measured[name]) for name in rows if measured.get(name)}
     what = "tiny SDXL (smoke test)" if options.quick else "SDXL"
     print(f"\n{machine()}, {options.device}")
-    print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps\n")
+    print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps, {options.rounds} rounds\n")
     full = not options.quick
     print(cuda_report(results) if options.device == "cuda" else cpu_report(results, with_aims=full))
+    if options.rounds > 1 and {"host", "ours"} <= results.keys():
+        print("\n" + rounds_line(measured["host"], measured["ours"]))
     return int(failed > 0)
 
 

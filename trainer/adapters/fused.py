@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..sdxl.frozen import Scratch
-from .narrow import NarrowPair
+from .narrow import NarrowPair, add_gradients, stacked
 
 Gradients = tuple[torch.Tensor | None, ...]
 
@@ -163,11 +163,53 @@ class FusedLora:
             return hidden * F.gelu(gate)
         return _GatedProduct.apply(x, *self._given())
 
+    @property
+    def uses_narrow(self) -> bool:
+        """Whether the layer computes with its narrow weights."""
+        return self.narrow is not None and self.narrow.in_use and not self._layer.disable_adapters
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, in) as rows (n, in) in the number format of the products."""
+        return x.reshape(-1, x.shape[-1]).to(self._dtype)
+
+    def forward_rows(self, rows: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+        """xWᵀ + b + (xAᵀ)Bᵀ with the narrow weights: x (n, in) and xAᵀ (n, r) to (n, out)."""
+        bias = None if self._base.bias is None else self._base.bias.to(self._dtype)
+        return F.linear(rows, self._wide_weight(), bias).addmm_(inner, self.narrow.high.T)
+
+    def _wide_weight(self) -> torch.Tensor:
+        return self._scratch.widened(self._base.weight, self._dtype)
+
     def _given(self) -> tuple[object, ...]:
         frozen, how = (self._base.weight, self._base.bias), (self._dtype, self._scratch)
         if self.narrow is not None and self.narrow.in_use:
             return *frozen, self.narrow.low, self.narrow.high, 1.0, *how, self.narrow
         return *frozen, self._down.weight, self._up.weight, self._scale, *how, None
+
+
+def backward_rows(
+    layers: Sequence[FusedLora],
+    rows: torch.Tensor,
+    inners: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor],
+    *,
+    wanted: bool = True,
+) -> torch.Tensor | None:
+    """The way back through layers with one input and narrow weights whose A follow one another in memory.
+
+    rows: x (n, in). inners, grads: of each layer xAᵀ (n, r) and the loss's gradient by its output, (n, out). Leaves
+    the adapters' gradients in their rooms and returns that by x, or None where it is not wanted.
+    """
+    pairs = [layer.narrow for layer in layers]
+    parts = [grad @ pair.high for grad, pair in zip(grads, pairs, strict=True)]
+    through = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+    add_gradients(pairs, rows, inners, through, grads)
+    if not wanted:
+        return None
+    by_rows = grads[0] @ layers[0]._wide_weight()
+    for layer, grad in zip(layers[1:], grads[1:], strict=True):
+        by_rows.addmm_(grad, layer._wide_weight())
+    return by_rows.addmm_(through, stacked([pair.low for pair in pairs]))
 
 
 def fuse(layer: nn.Module, adapter: str, dtype: torch.dtype, scratch: Scratch) -> FusedLora | None:

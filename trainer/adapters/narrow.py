@@ -48,6 +48,35 @@ class NarrowPair:
         self.reached = True
 
 
+def add_gradients(
+    pairs: Sequence[NarrowPair],
+    rows: torch.Tensor,
+    inners: Sequence[torch.Tensor],
+    through: torch.Tensor,
+    grads: Sequence[torch.Tensor],
+) -> None:
+    """`NarrowPair.add_gradients` of pairs with one input and with A one after the other in memory.
+
+    inners, grads: one of each for each pair. through: (n, pairs·r).
+    """
+    _add_product(stacked([pair.low_gradient for pair in pairs]), through, rows, pairs[0].reached)
+    for pair, inner, grad in zip(pairs, inners, grads, strict=True):
+        _add_product(pair.high_gradient, grad, inner, pair.reached)
+        pair.reached = True
+
+
+def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Matrices of one width that lie one after the other in memory as one, without a copy; else None."""
+    first = tensors[0]
+    place = first.storage_offset()
+    for tensor in tensors:
+        follows = tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not follows or tensor.storage_offset() != place or tensor.shape[1] != first.shape[1]:
+            return None
+        place += tensor.numel()
+    return first.as_strided(((place - first.storage_offset()) // first.shape[1], first.shape[1]), first.stride())
+
+
 def _add_product(room: torch.Tensor, left: torch.Tensor, right: torch.Tensor, holds: bool) -> None:
     """leftᵀ·right into ``room``, or onto what it holds."""
     if holds:

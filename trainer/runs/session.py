@@ -14,6 +14,8 @@ from ..device import give_back
 from ..errors import BrokenImages, Cancelled, DatasetError, ImageError, LoraFileError, TrainerError
 from ..files import check_writable
 from ..sdxl.base_hashes import BaseHashes
+from ..sdxl.pages import use_large_pages
+from ..sdxl.parts import Parts
 from ..settings.training import TrainSettings
 from ..shortage import is_out_of_memory, sentence_for_shortage
 from ..training.data import Example, Plan, prepare
@@ -205,6 +207,7 @@ class Session:
             parts, state = self.job.parts(), self.outputs.state
             saved = self.job.processes.from_main(state.exists)
             adapters = add_adapters(parts, self.settings, self.job.device, self.job.watcher.stage, from_state=saved)
+            self._use_large_pages(parts)
             trainer = Trainer(
                 parts,
                 adapters,
@@ -220,6 +223,12 @@ class Session:
             if not self.files.load(trainer) and (saved or goes_on):
                 raise LoraFileError(f"The saved state '{state}' is gone; queue again to begin anew.")
         return trainer
+
+    def _use_large_pages(self, parts: Parts) -> None:
+        if self.job.device.type != "cpu":
+            return
+        used = parts.modules() if self.settings.trains_text else (parts.unet,)
+        use_large_pages((weight for module in used for weight in module.parameters()), self.job.watcher.stage)
 
     def _spare_memory(self, trainer: Trainer) -> None:
         """Choose how memory is spared and say so, or spare it as this run had to before."""

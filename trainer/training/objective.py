@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ..adapters.attention import LoraAttention
 from ..device import to_device
-from ..sdxl.attention import DirectAttention
 from ..sdxl.compiled import compile_blocks
 from ..sdxl.convolution import use_products
 from ..sdxl.frozen import compute_in
@@ -66,7 +66,7 @@ class Objective:
     def _prepare_networks(self) -> None:
         unet = self.parts.unet
         if self.device.type == "cpu":
-            unet.set_attn_processor(DirectAttention())
+            unet.set_attn_processor(LoraAttention())
             if self.dtype == torch.bfloat16:
                 use_products(unet, self.dtype)
         if self._native:

@@ -1,0 +1,147 @@
+"""An attention with LoRA as one function: the same as layer by layer, forwards and backwards."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_parts
+import torch
+from pack.trainer.adapters import attention
+from pack.trainer.adapters.adapters import Adapters, add_adapters
+from pack.trainer.adapters.attention import LoraAttention
+from pack.trainer.adapters.narrow import NarrowPair, NarrowWeights, stacked
+from pack.trainer.sdxl.attention import DirectAttention
+from pack.trainer.sdxl.parts import Parts
+from pack.trainer.settings.options import AdapterSettings
+from tiny_parts import make_settings
+from torch import nn
+
+
+def narrowed(adapters: Adapters) -> NarrowWeights:
+    """Narrow weights that are not narrow, so that only mistakes make a difference."""
+    for module in adapters.modules:
+        module.fused.narrow = NarrowPair(module.down, module.up, module.scale, torch.float32)
+    narrow = adapters.narrow(accumulates=False)
+    assert narrow is not None
+    return narrow
+
+
+def made(**changes: object) -> tuple[Parts, Adapters, NarrowWeights]:
+    parts = tiny_parts.make_parts()
+    adapters = add_adapters(parts, make_settings(train="unet", precision="fp32", rank=4, alpha=2.0, **changes))
+    tiny_parts.randomize(adapters)
+    return parts, adapters, narrowed(adapters)
+
+
+def outcome(unet: nn.Module, narrow: NarrowWeights, processor: DirectAttention) -> list[torch.Tensor]:
+    """The guess, and the gradients of latents, context and all adapters."""
+    unet.set_attn_processor(processor)
+    generator = torch.Generator().manual_seed(1)
+    noisy = torch.randn(2, 4, 8, 8, generator=generator).requires_grad_()
+    context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).requires_grad_()
+    pooled = torch.randn(2, unet.config.projection_class_embeddings_input_dim - 6 * 256, generator=generator)
+    extra = {"text_embeds": pooled, "time_ids": torch.arange(12.0).view(2, 6)}
+    narrow.renew()
+    with narrow.in_use():
+        guess = unet(noisy, 500, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False)[0]
+        (guess * torch.linspace(-1, 1, guess.numel()).view_as(guess)).sum().backward()
+    narrow.widen()
+    for weight in narrow._wide:
+        weight.grad = None
+    narrow.collect()
+    joined = narrow.joined_gradient()
+    assert joined is not None
+    return [guess.detach(), noisy.grad, context.grad, joined.clone()]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each attention that is computed, whether as one function."""
+    asked: list[bool] = []
+    plain = attention._layers_of
+
+    def layers_of(*args: object, **kwargs: object) -> object:
+        layers = plain(*args, **kwargs)
+        asked.append(layers is not None)
+        return layers
+
+    monkeypatch.setattr(attention, "_layers_of", layers_of)
+    return asked
+
+
+def test_guess_and_gradients_are_those_of_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _, narrow = made()
+    asked = counted(monkeypatch)
+    expected = outcome(parts.unet, narrow, DirectAttention())
+    assert asked == []
+    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
+    assert asked == [True] * 22
+
+
+@pytest.mark.parametrize("level", ["all transformers", "everything"])
+def test_it_may_be_computed_again_in_the_backward_pass(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pack.trainer.sdxl.checkpointing import use_checkpointing
+
+    parts, _, narrow = made()
+    expected = outcome(parts.unet, narrow, DirectAttention())
+    use_checkpointing(parts, level, text=False, drops=False)
+    asked = counted(monkeypatch)
+    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
+    assert asked == [True] * 44
+
+
+def test_a_layer_without_an_adapter_and_one_that_is_looked_at_are_computed_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts, adapters, narrow = made(adapter=AdapterSettings(exclude="attn2_to_k"))
+    looked: list[torch.Tensor] = []
+    layer = next(m.layer for m in adapters.modules if m.name.endswith("attn1_to_v"))
+    layer.register_forward_hook(lambda _, __, out: looked.append(out))
+    asked = counted(monkeypatch)
+    expected = outcome(parts.unet, narrow, DirectAttention())
+    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
+    assert asked == [False, False] + [True, False] * 10
+    assert len(looked) == 2
+
+
+def test_without_gradients_or_adapters_the_base_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, adapters, narrow = made()
+    attn = next(module for name, module in parts.unet.named_modules() if name.endswith("attn1"))
+    hidden = torch.randn(1, 9, attn.query_dim)
+    asked = counted(monkeypatch)
+    attn.set_processor(LoraAttention())
+    narrow.renew()
+    with narrow.in_use():
+        with torch.no_grad():
+            shown = attn(hidden)
+        assert asked == []
+        torch.testing.assert_close(attn(hidden), shown, rtol=1e-4, atol=1e-5)
+        with adapters.disabled():
+            base = attn(hidden)
+    assert asked == [True, False]
+    attn.set_processor(DirectAttention())
+    with adapters.disabled():
+        assert torch.equal(attn(hidden), base)
+    assert not torch.allclose(base, shown)
+
+
+def test_many_scores_go_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _, narrow = made()
+    monkeypatch.setattr(attention, "MOST_SCORES", 100)
+    asked = counted(monkeypatch)
+    outcome(parts.unet, narrow, LoraAttention())
+    # of 4 and 16 positions, seen from themselves and from 77 tokens, only 4² are fewer
+    assert asked == [True] * 6
+
+
+def test_matrices_that_follow_one_another_are_one() -> None:
+    whole = torch.arange(24.0)
+    first, second, third = whole[:8].view(2, 4), whole[8:20].view(3, 4), whole[20:].view(2, 2)
+    together = stacked([first, second])
+    assert together is not None
+    assert torch.equal(together, torch.cat([first, second]))
+    assert together.data_ptr() == whole.data_ptr()
+    assert stacked([second, first]) is None
+    assert stacked([second, third]) is None
+    assert stacked([first, second.clone()]) is None

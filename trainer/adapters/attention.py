@@ -1,0 +1,133 @@
+"""An attention with LoRA on its four layers as one autograd function, for a CPU.
+
+Layer by layer it is some sixty recorded operations, most of them on tensors so small that recording them, and starting
+each product, costs as much as the arithmetic. Here the layers with one input share the product with A, and nothing is
+recorded but the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+
+from ..sdxl.attention import MOST_SCORES, DirectAttention
+from .fused import FusedLora, backward_rows
+from .narrow import stacked
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The four layers of one attention with ``heads`` heads, all of them computing with their narrow weights."""
+
+    query: FusedLora
+    key: FusedLora
+    value: FusedLora
+    out: FusedLora
+    heads: int
+
+    def on_context(self, *, own: bool) -> list[FusedLora]:
+        """Those whose input is the context; own: that is the input of the queries, too."""
+        return [self.query, self.key, self.value] if own else [self.key, self.value]
+
+    def split(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
+        """Rows (N·L, C) to heads (N, heads, L, d)."""
+        return rows.view(batch, -1, self.heads, rows.shape[-1] // self.heads).transpose(1, 2)
+
+
+def _joined(heads: torch.Tensor) -> torch.Tensor:
+    """Heads (N, heads, L, d) to rows (N·L, C)."""
+    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+class _LoraAttention(torch.autograd.Function):
+    """softmax(QKᵀ/√d)V through its last layer: x (N, L, C), context (N, S, D), or None for x, to (N, L, C).
+
+    anchor: any tensor with a gradient, so that the function is recorded; the adapters' gradients go to their rooms.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, context: torch.Tensor | None, anchor: torch.Tensor, layers: _Layers
+    ) -> torch.Tensor:
+        query, out, own = layers.query, layers.out, context is None
+        rows = query.rows(x)
+        source = rows if context is None else query.rows(context)
+        shared = layers.on_context(own=own)
+        inners = list((source @ stacked([each.narrow.low for each in shared]).T).chunk(len(shared), dim=1))
+        if not own:
+            inners.insert(0, rows @ query.narrow.low.T)
+        given = zip((query, layers.key, layers.value), (rows, source, source), inners, strict=True)
+        queries, keys, values = (layers.split(each.forward_rows(*rest), len(x)) for each, *rest in given)
+        queries *= queries.shape[-1] ** -0.5
+        weights = (queries @ keys.transpose(-1, -2)).softmax(dim=-1)
+        mixed = _joined(weights @ values)
+        inner = mixed @ out.narrow.low.T
+        ctx.layers, ctx.x = layers, (x.shape, x.dtype)
+        ctx.context = None if context is None else (context.shape, context.dtype)
+        ctx.save_for_backward(rows, source, *inners, queries, keys, values, weights, mixed, inner)
+        return out.forward_rows(mixed, inner).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, source, *inners, queries, keys, values, weights, mixed, inner = ctx.saved_tensors
+        layers: _Layers = ctx.layers
+        grad = grad.reshape(-1, grad.shape[-1])
+        by_mixed = layers.split(backward_rows([layers.out], mixed, [inner], [grad]), len(weights))
+        grads = [_joined(each) for each in _gradients(by_mixed, queries, keys, values, weights)]
+        grads[0] *= queries.shape[-1] ** -0.5
+        wants_x, wants_context = ctx.needs_input_grad[:2]
+        if ctx.context is None:
+            by_x = backward_rows(layers.on_context(own=True), rows, inners, grads, wanted=wants_x)
+            return _as(by_x, ctx.x), None, None, None
+        by_x = backward_rows([layers.query], rows, inners[:1], grads[:1], wanted=wants_x)
+        shared = layers.on_context(own=False)
+        by_context = backward_rows(shared, source, inners[1:], grads[1:], wanted=wants_context)
+        return _as(by_x, ctx.x), _as(by_context, ctx.context), None, None
+
+
+def _as(rows: torch.Tensor | None, given: tuple[torch.Size, torch.dtype]) -> torch.Tensor | None:
+    return None if rows is None else rows.view(given[0]).to(given[1])
+
+
+def _gradients(
+    grad: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Those by queries, keys and values of (N, heads, L or S, d) from that by softmax(QKᵀ)V; weights: the softmax."""
+    by_weights = grad @ values.transpose(-1, -2)
+    by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
+    return by_scores @ keys, by_scores.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ grad
+
+
+class LoraAttention(DirectAttention):
+    """`DirectAttention` that is one function where its layers are computed with narrow weights."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As the other: hidden_states (N, L, C); encoder_hidden_states (N, S, D), or None for self-attention."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        layers = None
+        if torch.is_grad_enabled() and hidden_states.shape[-2] * context.shape[-2] <= MOST_SCORES:
+            layers = _layers_of(attn, own=encoder_hidden_states is None)
+        if layers is None or attention_mask is not None:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        return _LoraAttention.apply(hidden_states, encoder_hidden_states, layers.query.narrow.low, layers)
+
+
+def _layers_of(attn: Attention, *, own: bool) -> _Layers | None:
+    """None where a layer has no adapter, computes otherwise, or where something looks at its output."""
+    given = attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]
+    fused = [getattr(layer, "fused", None) for layer in given]
+    if any(each is None or not each.uses_narrow for each in fused) or any(layer._forward_hooks for layer in given):
+        return None
+    layers = _Layers(*fused, heads=attn.heads)
+    together = stacked([each.narrow.low for each in layers.on_context(own=own)])
+    return None if together is None else layers
