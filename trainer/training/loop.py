@@ -275,7 +275,9 @@ class Trainer(Objective):
         if all(weight.grad is None for weight in self._weights):
             return self._pass_over(number, total)
         self.scaler.unscale_(self.optimizer)
-        joined = None if self._narrow is None else self._narrow.joined_gradient()
+        # several processes must clip by the same number to the bit, and one without rows has no joined gradient
+        alone = self._narrow is not None and self.processes.count == 1
+        joined = self._narrow.joined_gradient() if alone else None
         clipped = gradient_norm(self._weights, self.settings.max_grad_norm, joined)
         result = torch.stack([total, clipped])
         # what is not finite must not touch a weight
