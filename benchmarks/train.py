@@ -218,12 +218,11 @@ def over_rounds(rounds: Sequence[Measured]) -> Measured:
     )
 
 
-def rounds_line(hosts: Sequence[Measured], ours: Sequence[Measured]) -> str:
-    """The ratio of the times, round by round."""
-    told = (
-        f"{o.seconds:.3g} / {h.seconds:.3g} = {o.seconds / h.seconds:.2f}" for h, o in zip(hosts, ours, strict=False)
-    )
-    return "Seconds a step, ours / host's, round by round: " + "; ".join(told)
+def rounds_line(rounds: Sequence[Mapping[str, Measured]]) -> str:
+    """The ratio of the times in each round in which both trainers were measured."""
+    both = [(each["ours"].seconds, each["host"].seconds) for each in rounds if {"host", "ours"} <= each.keys()]
+    told = "; ".join(f"{ours:.3g} / {host:.3g} = {ours / host:.2f}" for ours, host in both)
+    return f"Seconds a step, ours / host's, round by round: {told or 'none with both'}"
 
 
 def cpu_report(results: Mapping[str, Measured], *, with_aims: bool) -> str:
@@ -312,24 +311,27 @@ def program() -> int:
     else:
         checkpoint = full_size_checkpoint(options.checkpoint, cache)
         check_room(Path(tempfile.gettempdir()), FULL_MEMORY_GB, FULL_DISK_GB)
-    measured: dict[str, list[Measured]] = {}
+    rounds: list[dict[str, Measured]] = []
     failed = 0
     with measuring(checkpoint, options) as measure:
-        for name, contender in [*rows.items()] * options.rounds:
-            try:
-                measured.setdefault(name, []).append(measure(contender))
-            except dev.Failure as failure:
-                # what was measured before, in minutes, is worth its table
-                print(f"benchmark: {contender.name}: {failure}", file=sys.stderr, flush=True)
-                failed += 1
-    results = {name: over_rounds(measured[name]) for name in rows if measured.get(name)}
+        for _ in range(options.rounds):
+            rounds.append({})
+            for name, contender in rows.items():
+                try:
+                    rounds[-1][name] = measure(contender)
+                except dev.Failure as failure:
+                    # what was measured before, in minutes, is worth its table
+                    print(f"benchmark: {contender.name}: {failure}", file=sys.stderr, flush=True)
+                    failed += 1
+    measured = {name: [each[name] for each in rounds if name in each] for name in rows}
+    results = {name: over_rounds(many) for name, many in measured.items() if many}
     what = "tiny SDXL (smoke test)" if options.quick else "SDXL"
     print(f"\n{machine()}, {options.device}")
     print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps, {options.rounds} rounds\n")
     full = not options.quick
     print(cuda_report(results) if options.device == "cuda" else cpu_report(results, with_aims=full))
     if options.rounds > 1 and {"host", "ours"} <= results.keys():
-        print("\n" + rounds_line(measured["host"], measured["ours"]))
+        print("\n" + rounds_line(rounds))
     return int(failed > 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -35,6 +36,23 @@ def test_the_bench_trains_with_both_trainers_and_prints_one_table() -> None:
         assert float(row[1]) > 0 and float(row[2]) > 0
         assert all(cell.endswith(" GB") for cell in row[3:])
     assert float(ratio[1]) == pytest.approx(float(ours[1]) / float(host[1]), rel=0.05)
+
+
+def test_a_round_without_one_of_the_trainers_is_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(dev.ROOT / "benchmarks"))
+    bench = importlib.import_module("train")
+
+    def measured(seconds: float, added: float) -> object:
+        return bench.Measured("a trainer", 1, seconds, 2 * seconds, 8e9, added, None)
+
+    rounds = [
+        {"host": measured(6, 7e9), "ours": measured(3, 2e9)},
+        {"ours": measured(9, 3e9)},
+        {"host": measured(8, 6e9), "ours": measured(4, 1e9)},
+    ]
+    assert bench.rounds_line(rounds).endswith("round by round: 3 / 6 = 0.50; 4 / 8 = 0.50")
+    total = bench.over_rounds([each["ours"] for each in rounds])
+    assert (total.seconds, total.cpu, total.added, total.held) == (4, 8, 3e9, None)
 
 
 def test_the_bench_sweeps_in_three_ways_and_sets_them_beside_the_aims() -> None:

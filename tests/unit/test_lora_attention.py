@@ -67,8 +67,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return asked
 
 
-def test_guess_and_gradients_are_those_of_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts, _, narrow = made()
+# of fp8 each weight is widened into one room, where it holds until the next one is
+@pytest.mark.parametrize("storage", ["as given", "fp8"])
+def test_guess_and_gradients_are_those_of_layer_by_layer(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _, narrow = made(base_storage=storage)
     asked = counted(monkeypatch)
     expected = outcome(parts.unet, narrow, DirectAttention())
     assert asked == []

@@ -79,6 +79,18 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert use_large_pages([torch.zeros(20 * MB)], nobody) == 0
 
 
+def test_memory_of_another_kind_does_not_end_it(tmp_path: Path) -> None:
+    """As that of a file, of which a part lies before the weights."""
+    if not pages._page_bytes():
+        pytest.skip("no large pages here")
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(6 * pages._AT_ONCE * 2 * MB))
+    filed = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    weights = sorted([filed, torch.ones(64 * MB, dtype=torch.uint8)], key=torch.Tensor.data_ptr)
+    alone = use_large_pages([torch.ones(64 * MB, dtype=torch.uint8)], nobody)
+    assert use_large_pages(weights, nobody) >= alone - 4 * MB
+
+
 def test_a_cancel_ends_it() -> None:
     if not pages._page_bytes():
         pytest.skip("no large pages here")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
+from torch import nn
 
 from ..sdxl.attention import MOST_SCORES, DirectAttention
 from .fused import FusedLora, backward_rows
@@ -56,7 +57,8 @@ class _LoraAttention(torch.autograd.Function):
         rows = query.rows(x)
         source = rows if context is None else query.rows(context)
         shared = layers.on_context(own=own)
-        inners = list((source @ stacked([each.narrow.low for each in shared]).T).chunk(len(shared), dim=1))
+        lows = [each.narrow.low for each in shared]
+        inners = list((source @ stacked(lows).T).split([len(low) for low in lows], dim=1))
         if not own:
             inners.insert(0, rows @ query.narrow.low.T)
         given = zip((query, layers.key, layers.value), (rows, source, source), inners, strict=True)
@@ -126,8 +128,12 @@ def _layers_of(attn: Attention, *, own: bool) -> _Layers | None:
     """None where a layer has no adapter, computes otherwise, or where something looks at its output."""
     given = attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]
     fused = [getattr(layer, "fused", None) for layer in given]
-    if any(each is None or not each.uses_narrow for each in fused) or any(layer._forward_hooks for layer in given):
+    if any(each is None or not each.uses_narrow for each in fused) or any(map(_is_looked_at, given)):
         return None
     layers = _Layers(*fused, heads=attn.heads)
     together = stacked([each.narrow.low for each in layers.on_context(own=own)])
     return None if together is None else layers
+
+
+def _is_looked_at(layer: nn.Module) -> bool:
+    return any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks))

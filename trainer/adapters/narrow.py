@@ -111,8 +111,12 @@ class NarrowWeights:
             pair.low, pair.high = low.requires_grad_(), high.requires_grad_()
         # B' = s·B, and ∂/∂B = s·∂/∂B'
         self._scales = [pair.scale for pair in pairs]
-        self._grads = self._fresh = self._sums = self._narrow
-        self._allocated = False
+        # room for one micro-batch's gradients, and with several of them for their sum: before memory is measured
+        self._grads = _Joined(self._wide, pairs[0].dtype)
+        self._fresh = _Joined(self._wide, torch.float32)
+        self._sums = _Joined(self._wide, torch.float32) if accumulates else self._fresh
+        for pair, down, up in zip(pairs, self._grads.downs, self._grads.ups, strict=True):
+            pair.low_gradient, pair.high_gradient = down, up
         # places of the pairs that the last backward pass reached: a text encoder's last layer it does not
         self._reached: list[int] = []
 
@@ -129,7 +133,6 @@ class NarrowWeights:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Forward and backward passes through them; the trained weights must not change meanwhile."""
-        self.allocate()
         for pair in self._pairs:
             pair.in_use = True
         try:
@@ -137,17 +140,6 @@ class NarrowWeights:
         finally:
             for pair in self._pairs:
                 pair.in_use = False
-
-    def allocate(self) -> None:
-        """Make room for the gradients of one micro-batch, once, and with several of them for their sum."""
-        if self._allocated:
-            return
-        self._grads = _Joined(self._wide, self._narrow.whole.dtype)
-        self._fresh = _Joined(self._wide, torch.float32)
-        self._sums = _Joined(self._wide, torch.float32) if self._accumulates else self._fresh
-        for pair, down, up in zip(self._pairs, self._grads.downs, self._grads.ups, strict=True):
-            pair.low_gradient, pair.high_gradient = down, up
-        self._allocated = True
 
     @torch.no_grad()
     def widen(self) -> None:
@@ -185,4 +177,4 @@ class NarrowWeights:
         """
         given = zip(self._wide, self._sums.pieces, strict=True)
         ours = all(weight.grad is None or weight.grad is piece for weight, piece in given)
-        return self._sums.whole if self._allocated and ours else None
+        return self._sums.whole if ours else None

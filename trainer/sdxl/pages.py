@@ -8,6 +8,7 @@ as long as reading it: products of one image of 256×256 take 12 to 40 % longer 
 from __future__ import annotations
 
 import ctypes
+import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,13 +16,15 @@ from pathlib import Path
 import torch
 
 _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
-# Linux's include/uapi/asm-generic/mman-common.h; the second, since Linux 6.1, does at once what the first allows
-_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+# Linux's include/uapi/asm-generic/mman-common.h, since Linux 6.1: moves at once, and leaves no advice behind on memory
+# that the host may later use for something else
+_MADV_COLLAPSE = 25
 # pages that are moved between two looks at whether to go on
 _AT_ONCE = 32
 # what an allocator puts between two tensors
 _GAP = 2**16
 # where memory is in so many pieces that no large page is to be had, asking on only costs time
+_NO_ROOM = (errno.ENOMEM, errno.EAGAIN, errno.EBUSY)
 _MOST_REFUSALS = 4
 
 STAGE = "large pages for the weights (MB)"
@@ -35,17 +38,17 @@ def use_large_pages(tensors: Iterable[torch.Tensor], stage: Callable[[str, int, 
     """
     if (side := _page_bytes()) == 0:
         return 0
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None, use_errno=True)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     pieces = list(_pieces(tensors, side))
     moved, seen, refused, total = 0, 0, 0, sum(size for _, size in pieces)
     for place, size in pieces:
         if refused == _MOST_REFUSALS:
             break
-        libc.madvise(place, size, _MADV_HUGEPAGE)
         if libc.madvise(place, size, _MADV_COLLAPSE) == 0:
             moved, refused = moved + size, 0
-        else:
+        # else it is memory of another kind, such as a file's
+        elif ctypes.get_errno() in _NO_ROOM:
             refused += 1
         seen += size
         stage(STAGE, seen // 2**20, total // 2**20)

@@ -115,7 +115,6 @@ class Trainer(Objective):
         if device.type == "cuda" and settings.cuda_graphs and not settings.compile_blocks:
             self.unrecorded = self._narrow is None
             if self._narrow is not None:
-                self._narrow.allocate()
                 self._graphs = Graphs(self._learn_narrow, say)
 
     @property
