@@ -27,14 +27,17 @@ _GAP = 2**16
 _NO_ROOM = (errno.ENOMEM, errno.EAGAIN, errno.EBUSY)
 _MOST_REFUSALS = 4
 
+# less than this lies in the processor's cache anyway
+_LEAST_BYTES = 2**26
+
 STAGE = "large pages for the weights (MB)"
 
 
 def use_large_pages(tensors: Iterable[torch.Tensor], stage: Callable[[str, int, int], None]) -> int:
     """Let the kernel put the tensors' memory into large pages, and return the bytes of which it did.
 
-    0 where there is nothing of the kind, or an administrator does not want it. stage: told of its progress; what it
-    raises ends it.
+    0 where there is nothing of the kind, where an administrator does not want it, or of little memory. stage: told of
+    its progress; what it raises ends it.
     """
     if (side := _page_bytes()) == 0:
         return 0
@@ -42,6 +45,8 @@ def use_large_pages(tensors: Iterable[torch.Tensor], stage: Callable[[str, int, 
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     pieces = list(_pieces(tensors, side))
     moved, seen, refused, total = 0, 0, 0, sum(size for _, size in pieces)
+    if total < _LEAST_BYTES:
+        return 0
     for place, size in pieces:
         if refused == _MOST_REFUSALS:
             break
