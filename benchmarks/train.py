@@ -327,7 +327,8 @@ def program() -> int:
     results = {name: over_rounds(many) for name, many in measured.items() if many}
     what = "tiny SDXL (smoke test)" if options.quick else "SDXL"
     print(f"\n{machine()}, {options.device}")
-    print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps, {options.rounds} rounds\n")
+    turns = f", {options.rounds} rounds" * (options.rounds > 1)
+    print(f"{what}, {options.size}x{options.size}, rank {RANK}, {options.steps} steps{turns}\n")
     full = not options.quick
     print(cuda_report(results) if options.device == "cuda" else cpu_report(results, with_aims=full))
     if options.rounds > 1 and {"host", "ours"} <= results.keys():

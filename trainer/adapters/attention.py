@@ -106,22 +106,15 @@ def _gradients(
 class LoraAttention(DirectAttention):
     """`DirectAttention` that is one function where its layers are computed with narrow weights."""
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """As the other: hidden_states (N, L, C); encoder_hidden_states (N, S, D), or None for self-attention."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    def attended(self, attn: Attention, hidden_states: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """As the other: hidden_states (N, L, C); other (N, S, D), or None for self-attention. Returns (N, L, C)."""
+        length = hidden_states.shape[-2] if other is None else other.shape[-2]
         layers = None
-        if torch.is_grad_enabled() and hidden_states.shape[-2] * context.shape[-2] <= MOST_SCORES:
-            layers = _layers_of(attn, own=encoder_hidden_states is None)
-        if layers is None or attention_mask is not None:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        return _LoraAttention.apply(hidden_states, encoder_hidden_states, layers.query.narrow.low, layers)
+        if torch.is_grad_enabled() and hidden_states.shape[-2] * length <= MOST_SCORES:
+            layers = _layers_of(attn, own=other is None)
+        if layers is None:
+            return super().attended(attn, hidden_states, other)
+        return _LoraAttention.apply(hidden_states, other, layers.query.narrow.low, layers)
 
 
 def _layers_of(attn: Attention, *, own: bool) -> _Layers | None:

@@ -203,7 +203,7 @@ def backward_rows(
     pairs = [layer.narrow for layer in layers]
     parts = [grad @ pair.high for grad, pair in zip(grads, pairs, strict=True)]
     through = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-    add_gradients(pairs, rows, inners, through, grads)
+    add_gradients(pairs, rows, inners, through, [[grad] for grad in grads])
     if not wanted:
         return None
     by_rows = grads[0] @ layers[0]._wide_weight()

@@ -42,10 +42,7 @@ class NarrowPair:
 
         through: (n, r), by xAᵀ. grads: by the output (n, out), all of it or in equal parts.
         """
-        _add_product(self.low_gradient, through, rows, self.reached)
-        for grad, room in zip(grads, self.high_gradient.chunk(len(grads)), strict=True):
-            _add_product(room, grad, inner, self.reached)
-        self.reached = True
+        add_gradients([self], rows, [inner], through, [grads])
 
 
 def add_gradients(
@@ -53,15 +50,16 @@ def add_gradients(
     rows: torch.Tensor,
     inners: Sequence[torch.Tensor],
     through: torch.Tensor,
-    grads: Sequence[torch.Tensor],
+    grads: Sequence[Sequence[torch.Tensor]],
 ) -> None:
     """`NarrowPair.add_gradients` of pairs with one input and with A one after the other in memory.
 
-    inners, grads: one of each for each pair. through: (n, pairs·r).
+    inners, grads: what it takes, for each pair. through: (n, pairs·r).
     """
     _add_product(stacked([pair.low_gradient for pair in pairs]), through, rows, pairs[0].reached)
-    for pair, inner, grad in zip(pairs, inners, grads, strict=True):
-        _add_product(pair.high_gradient, grad, inner, pair.reached)
+    for pair, inner, parts in zip(pairs, inners, grads, strict=True):
+        for part, room in zip(parts, pair.high_gradient.chunk(len(parts)), strict=True):
+            _add_product(room, part, inner, pair.reached)
         pair.reached = True
 
 

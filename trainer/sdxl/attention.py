@@ -31,7 +31,11 @@ class DirectAttention:
         """hidden_states (N, L, C); encoder_hidden_states (N, S, D), or None for self-attention. Returns (N, L, C)."""
         if attention_mask is not None:
             raise ValueError("SDXL's U-Net attends without masks.")
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        return self.attended(attn, hidden_states, encoder_hidden_states)
+
+    def attended(self, attn: Attention, hidden_states: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """hidden_states (N, L, C); other (N, S, D), what they attend to, or None for themselves. Returns (N, L, C)."""
+        context = hidden_states if other is None else other
         queries, keys, values = (
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for projected in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
