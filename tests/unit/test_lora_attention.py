@@ -45,7 +45,7 @@ def outcome(unet: nn.Module, narrow: NarrowWeights, processor: DirectAttention) 
         guess = unet(noisy, 500, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False)[0]
         (guess * torch.linspace(-1, 1, guess.numel()).view_as(guess)).sum().backward()
     narrow.widen()
-    for weight in narrow._wide:
+    for weight in narrow.weights:
         weight.grad = None
     narrow.collect()
     joined = narrow.joined_gradient()

@@ -83,7 +83,7 @@ def _add_product(room: torch.Tensor, left: torch.Tensor, right: torch.Tensor, ho
         torch.mm(left.T, right, out=room)
 
 
-class _Joined:
+class Joined:
     """Tensors of the shapes of ``like``, all pairs' A and then all pairs' B, one after the other in one, ``whole``."""
 
     def __init__(self, like: Sequence[torch.Tensor], dtype: torch.dtype) -> None:
@@ -94,25 +94,36 @@ class _Joined:
         self.downs, self.ups = self.pieces[:middle], self.pieces[middle:]
 
 
+def _moved_together(weights: Sequence[nn.Parameter]) -> Joined:
+    """The weights, from now on one after the other in memory; the same to the bit."""
+    joined = Joined(weights, torch.float32)
+    for weight, piece in zip(weights, joined.pieces, strict=True):
+        weight.data = piece.copy_(weight.data)
+    return joined
+
+
 class NarrowWeights:
     """All of a run's pairs. While they are in use gradients come to the narrow ones.
 
     What one micro-batch left there goes to ``fresh`` (``widen``), and from there to the trained weights (``collect``).
-    accumulates: whether a step has several micro-batches.
+    accumulates: whether a step has several micro-batches. trained: the trained weights as one tensor, on a CPU; None
+    elsewhere, where a pause moves each to another device and back.
     """
 
     def __init__(self, pairs: Sequence[NarrowPair], *, accumulates: bool) -> None:
         self._pairs, self._accumulates = pairs, accumulates
-        self._wide = [pair.down for pair in pairs] + [pair.up for pair in pairs]
-        self._narrow = _Joined(self._wide, pairs[0].dtype)
+        self.weights = [pair.down for pair in pairs] + [pair.up for pair in pairs]
+        self._narrow = Joined(self.weights, pairs[0].dtype)
         for pair, low, high in zip(pairs, self._narrow.downs, self._narrow.ups, strict=True):
             pair.low, pair.high = low.requires_grad_(), high.requires_grad_()
         # B' = s·B, and ∂/∂B = s·∂/∂B'
         self._scales = [pair.scale for pair in pairs]
+        on_cpu = self.weights[0].device.type == "cpu"
+        self.trained = _moved_together(self.weights) if on_cpu else None
         # room for one micro-batch's gradients, and with several of them for their sum: before memory is measured
-        self._grads = _Joined(self._wide, pairs[0].dtype)
-        self._fresh = _Joined(self._wide, torch.float32)
-        self._sums = _Joined(self._wide, torch.float32) if accumulates else self._fresh
+        self._grads = Joined(self.weights, pairs[0].dtype)
+        self._fresh = Joined(self.weights, torch.float32)
+        self._sums = Joined(self.weights, torch.float32) if accumulates else self._fresh
         for pair, down, up in zip(pairs, self._grads.downs, self._grads.ups, strict=True):
             pair.low_gradient, pair.high_gradient = down, up
         # places of the pairs that the last backward pass reached: a text encoder's last layer it does not
@@ -121,7 +132,10 @@ class NarrowWeights:
     @torch.no_grad()
     def renew(self) -> None:
         """Make them of the trained weights as they are now."""
-        torch._foreach_copy_(self._narrow.pieces, self._wide)
+        if self.trained is None:
+            torch._foreach_copy_(self._narrow.pieces, self.weights)
+        else:
+            self._narrow.whole.copy_(self.trained.whole)
         self._scale(self._narrow.ups)
 
     def _scale(self, ups: list[torch.Tensor]) -> None:
@@ -160,7 +174,7 @@ class NarrowWeights:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the micro-batch's gradients to those of the trained weights; those not reached keep none."""
-        if any(weight.grad is not None for weight in self._wide):
+        if any(weight.grad is not None for weight in self.weights):
             self._sums.whole.add_(self._fresh.whole)
         elif self._accumulates:
             self._sums.whole.copy_(self._fresh.whole)
@@ -173,6 +187,6 @@ class NarrowWeights:
 
         None where the weights' gradients are, in part, not those that ``collect`` gave them.
         """
-        given = zip(self._wide, self._sums.pieces, strict=True)
+        given = zip(self.weights, self._sums.pieces, strict=True)
         ours = all(weight.grad is None or weight.grad is piece for weight, piece in given)
         return self._sums.whole if ours else None

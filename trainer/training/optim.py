@@ -12,12 +12,14 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from ..adapters.adapters import Adapters
+from ..adapters.narrow import NarrowWeights
 from ..device import has_all_kernels
 from ..errors import SettingsError
 from ..settings.arguments import parse_arguments
 from ..settings.optimizer_names import class_name
 from ..settings.training import TrainSettings
 from .adafactor import StackedAdafactor
+from .adamw import JoinedAdamW
 from .tree import flatten
 
 _PACKAGES = {"pytorch_optimizer": "pytorch-optimizer", "bitsandbytes": "bitsandbytes"}
@@ -75,13 +77,17 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return found
 
 
-def make_optimizer(adapters: Adapters, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    adapters: Adapters, settings: TrainSettings, narrow: NarrowWeights | None = None
+) -> torch.optim.Optimizer:
     """The settings' optimizer over ``parameter_groups``.
+
+    narrow: the weights as the products take them, where they do.
 
     Raises:
         SettingsError: it is not installed, or does not take the arguments given.
     """
-    return _built(parameter_groups(adapters, settings), settings)
+    return _built(parameter_groups(adapters, settings), settings, narrow)
 
 
 def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
@@ -141,7 +147,9 @@ def _unusable(settings: TrainSettings, error: Exception) -> SettingsError:
     )
 
 
-def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.optim.Optimizer:
+def _built(
+    groups: list[dict[str, object]], settings: TrainSettings, narrow: NarrowWeights | None = None
+) -> torch.optim.Optimizer:
     found = optimizer_class(settings.optimizer)
     arguments: dict[str, object] = {"lr": max(group["lr"] for group in groups)}  # type: ignore[type-var]
     if "weight_decay" in inspect.signature(found).parameters:
@@ -160,6 +168,8 @@ def _built(groups: list[dict[str, object]], settings: TrainSettings) -> torch.op
                 group["lr"] = None
     arguments |= _own_arguments(found, settings)
     try:
+        if found is torch.optim.AdamW and narrow is not None and narrow.trained is not None:
+            return JoinedAdamW(groups, narrow, **arguments)
         return found(groups, **arguments)
     except (TypeError, ValueError, NotImplementedError) as error:
         text = settings.optimizer_options.arguments

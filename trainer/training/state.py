@@ -142,7 +142,7 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     out = {}
     for name, tensor in tensors.items():
         moved = tensor.detach().cpu().contiguous()
-        place = moved.untyped_storage().data_ptr()
+        place = moved.data_ptr()
         out[name] = moved.clone() if place in seen else moved
         seen.add(place)
     return out
