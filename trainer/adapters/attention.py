@@ -34,13 +34,19 @@ class _Layers:
         return [self.query, self.key, self.value] if own else [self.key, self.value]
 
     def split(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
-        """Rows (N·L, C) to heads (N, heads, L, d)."""
-        return rows.view(batch, -1, self.heads, rows.shape[-1] // self.heads).transpose(1, 2)
+        """Rows (N·L, C) to heads (N·heads, L, d), one after the other, as products want them."""
+        heads = rows.view(batch, -1, self.heads, rows.shape[-1] // self.heads).transpose(1, 2)
+        return heads.contiguous().flatten(0, 1)
+
+    def joined(self, heads: torch.Tensor) -> torch.Tensor:
+        """Heads (N·heads, L, d) to rows (N·L, C)."""
+        return heads.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _joined(heads: torch.Tensor) -> torch.Tensor:
-    """Heads (N, heads, L, d) to rows (N·L, C)."""
-    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
+def _product(left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """scale·left·right of (B, m, k) and (B, k, n)."""
+    room = left.new_empty(*left.shape[:2], right.shape[2])
+    return torch.baddbmm(room, left, right, beta=0, alpha=scale, out=room)
 
 
 class _LoraAttention(torch.autograd.Function):
@@ -63,9 +69,8 @@ class _LoraAttention(torch.autograd.Function):
             inners.insert(0, rows @ query.narrow.low.T)
         given = zip((query, layers.key, layers.value), (rows, source, source), inners, strict=True)
         queries, keys, values = (layers.split(each.forward_rows(*rest), len(x)) for each, *rest in given)
-        queries *= queries.shape[-1] ** -0.5
-        weights = (queries @ keys.transpose(-1, -2)).softmax(dim=-1)
-        mixed = _joined(weights @ values)
+        weights = _product(queries, keys.mT, queries.shape[-1] ** -0.5).softmax(dim=-1)
+        mixed = layers.joined(_product(weights, values))
         inner = mixed @ out.narrow.low.T
         ctx.layers, ctx.x = layers, (x.shape, x.dtype)
         ctx.context = None if context is None else (context.shape, context.dtype)
@@ -77,9 +82,8 @@ class _LoraAttention(torch.autograd.Function):
         rows, source, *inners, queries, keys, values, weights, mixed, inner = ctx.saved_tensors
         layers: _Layers = ctx.layers
         grad = grad.reshape(-1, grad.shape[-1])
-        by_mixed = layers.split(backward_rows([layers.out], mixed, [inner], [grad]), len(weights))
-        grads = [_joined(each) for each in _gradients(by_mixed, queries, keys, values, weights)]
-        grads[0] *= queries.shape[-1] ** -0.5
+        by_mixed = layers.split(backward_rows([layers.out], mixed, [inner], [grad]), ctx.x[0][0])
+        grads = [layers.joined(each) for each in _gradients(by_mixed, queries, keys, values, weights)]
         wants_x, wants_context = ctx.needs_input_grad[:2]
         if ctx.context is None:
             by_x = backward_rows(layers.on_context(own=True), rows, inners, grads, wanted=wants_x)
@@ -97,10 +101,11 @@ def _as(rows: torch.Tensor | None, given: tuple[torch.Size, torch.dtype]) -> tor
 def _gradients(
     grad: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Those by queries, keys and values of (N, heads, L or S, d) from that by softmax(QKᵀ)V; weights: the softmax."""
-    by_weights = grad @ values.transpose(-1, -2)
+    """Those by queries, keys and values (N·heads, L or S, d) from that by softmax(QKᵀ/√d)V; weights: the softmax."""
+    by_weights, scale = _product(grad, values.mT), queries.shape[-1] ** -0.5
     by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
-    return by_scores @ keys, by_scores.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ grad
+    by_queries, by_keys = _product(by_scores, keys, scale), _product(by_scores.mT, queries, scale)
+    return by_queries, by_keys, _product(weights.mT, grad)
 
 
 class LoraAttention(DirectAttention):
