@@ -136,12 +136,15 @@ def test_a_saved_state_goes_on() -> None:
     assert int(again.joined.state[again.narrow.weights[0]]["step"]) == 2
 
 
-def test_joined_tensors_are_saved_without_a_copy() -> None:
-    whole = torch.arange(6.0)
-    first, second = whole.split(3)
-    apart = _apart({"first": first, "second": second, "again": first})
-    assert apart["second"].data_ptr() == second.data_ptr()
-    assert apart["again"].data_ptr() != first.data_ptr()
+def test_joined_tensors_are_saved_without_a_copy_and_shared_ones_with() -> None:
+    whole = torch.arange(9.0)
+    first, second, third = whole.split(3)
+    given = {"third": third, "first": first, "second": second, "again": first, "across": whole[5:7], "all": whole}
+    apart = _apart(given)
+    kept = [name for name, tensor in apart.items() if tensor.data_ptr() == given[name].data_ptr()]
+    assert kept == ["third", "first", "second"]
+    for name, tensor in given.items():
+        assert torch.equal(apart[name], tensor)
 
 
 def test_a_run_in_bf16_uses_it_and_one_in_fp32_does_not() -> None:

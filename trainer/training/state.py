@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,19 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, held: dict[str, object]) -
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """On the CPU, each with memory of its own: 8-bit optimizers share one table among all weights."""
-    seen: set[int] = set()
+    """On the CPU, none in the memory of another: 8-bit optimizers share one table among all weights."""
+    taken: list[tuple[int, int]] = []
     out = {}
     for name, tensor in tensors.items():
         moved = tensor.detach().cpu().contiguous()
-        place = moved.data_ptr()
-        out[name] = moved.clone() if place in seen else moved
-        seen.add(place)
+        span = moved.data_ptr(), moved.data_ptr() + moved.nbytes
+        place = bisect(taken, span)
+        before, after = taken[max(place - 1, 0) : place], taken[place : place + 1]
+        if any(span[0] < end for _, end in before) or any(start < span[1] for start, _ in after):
+            moved = moved.clone()
+        else:
+            taken.insert(place, span)
+        out[name] = moved
     return out
 
 
