@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import tiny_parts
 import torch
 from pack.trainer.adapters.narrow import NarrowPair, NarrowWeights
 from pack.trainer.training.adamw import JoinedAdamW
 from pack.trainer.training.state import _apart
+from tiny_parts import make_settings
 from torch import nn
-
-from tests.unit import tiny_parts
-from tests.unit.tiny_parts import make_settings
 
 
 @dataclass
@@ -27,14 +26,18 @@ class Rig:
     copies: list[nn.Parameter]
     plain: torch.optim.AdamW
 
-    def step(self, *, reached: int = 3, found_inf: bool = False, scale: float | None = None) -> None:
-        """One of each by the same gradients."""
+    def step(
+        self, *, reached: int = 3, foreign: bool = False, found_inf: bool = False, scale: float | None = None
+    ) -> None:
+        """One of each by the same gradients; foreign: those of the first weight come from elsewhere."""
         with self.narrow.in_use():
             for pair in self.pairs[:reached]:
                 rows, inner, through, grad = (torch.randn(5, size).bfloat16() for size in (3, 2, 2, 4))
                 pair.add_gradients(rows, inner, through, [grad])
         self.narrow.widen()
         self.narrow.collect()
+        if foreign:
+            self.narrow.weights[0].grad = torch.randn_like(self.narrow.weights[0])
         for weight, own in zip(self.narrow.weights, self.copies, strict=True):
             own.grad = None if weight.grad is None else weight.grad.clone()
         for optimizer in (self.joined, self.plain):
@@ -125,7 +128,9 @@ def test_a_saved_state_goes_on() -> None:
     rig.step()
     held = copy.deepcopy(rig.joined.state_dict())
     again = make_rig()
-    again.joined.load_state_dict(held)
+    # a state of its own that is to be forgotten
+    again.step()
+    again.joined.load_state_dict(copy.deepcopy(held))
     with torch.no_grad():
         for old, new in ((rig.narrow.weights, again.narrow.weights), (rig.copies, again.copies)):
             for ours, theirs in zip(old, new, strict=True):
@@ -134,6 +139,24 @@ def test_a_saved_state_goes_on() -> None:
     again.step()
     again.check()
     assert int(again.joined.state[again.narrow.weights[0]]["step"]) == 2
+
+
+def test_a_state_of_torchs_own_goes_on() -> None:
+    rig = make_rig()
+    rig.step()
+    rig.step(reached=2)
+    rig.joined.load_state_dict(copy.deepcopy(rig.plain.state_dict()))
+    rig.step()
+    rig.check()
+
+
+def test_other_gradients_than_the_joined_ones_are_stepped_by() -> None:
+    rig = make_rig()
+    rig.step()
+    rig.step(foreign=True)
+    rig.check()
+    rig.step()
+    rig.check()
 
 
 def test_joined_tensors_are_saved_without_a_copy_and_shared_ones_with() -> None:
@@ -147,7 +170,9 @@ def test_joined_tensors_are_saved_without_a_copy_and_shared_ones_with() -> None:
         assert torch.equal(apart[name], tensor)
 
 
-def test_a_run_in_bf16_uses_it_and_one_in_fp32_does_not() -> None:
+def test_a_run_in_bf16_uses_it_and_one_in_fp32_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    # any CPU can; on one that is slow at it such a run computes in fp32
+    monkeypatch.setattr("pack.trainer.sdxl.precision.cpu_multiplies", lambda precision: True)
     for precision, joined in (("bf16", True), ("fp32", False)):
         trainer = tiny_parts.make_trainer(make_settings(precision=precision, optimizer="adamw", steps=2))
         assert (type(trainer.optimizer) is JoinedAdamW) == joined

@@ -20,6 +20,11 @@ from tiny_parts import make_settings, make_trainer, weights_of
 STEPS = 5
 RUNS = {
     "adamw and cosine": {"optimizer": "adamw", "schedule": "cosine", "warmup_steps": 2},
+    "bf16, adamw and LoRA+": {
+        "optimizer": "adamw",
+        "precision": "bf16",
+        "optimizer_options": OptimizerSettings(lora_plus_ratio=4.0),
+    },
     "adafactor with its own rates": {"optimizer": "adafactor", "adafactor_relative_step": True},
     "fp16, accumulation, adafactor and cosine": {
         "optimizer": "adafactor",

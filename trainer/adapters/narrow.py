@@ -107,7 +107,7 @@ class NarrowWeights:
 
     What one micro-batch left there goes to ``fresh`` (``widen``), and from there to the trained weights (``collect``).
     accumulates: whether a step has several micro-batches. trained: the trained weights as one tensor, on a CPU; None
-    elsewhere, where a pause moves each to another device and back.
+    elsewhere, where what is done to a list of tensors is few launches anyway.
     """
 
     def __init__(self, pairs: Sequence[NarrowPair], *, accumulates: bool) -> None:

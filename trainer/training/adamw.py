@@ -1,6 +1,6 @@
 """torch's AdamW for a CPU: all weights of a group as one tensor, where they lie in one piece of memory.
 
-At the 1444 matrices of a LoRA on the U-Net its own step takes a fifth longer, and as long again to collect them.
+Its own step on the 1604 matrices of 802 layers takes more than twice as long (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class _Run:
 class JoinedAdamW(AdamW):
     """The same arithmetic, state and options over the weights of ``narrow``, joined there.
 
-    What is not fused, or keeps a maximum of the moments, it does as ever.
+    What is not fused, or keeps a maximum of the moments, it does as ever. A weight that never had a gradient has a
+    state of zeros, where torch's has none.
     """
 
     def __init__(self, groups: list[dict[str, Any]], narrow: NarrowWeights, **arguments: Any) -> None:

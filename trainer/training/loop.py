@@ -83,7 +83,8 @@ class Trainer(Objective):
         self._narrow = adapters.narrow(accumulates=settings.gradient_accumulation > 1)
         super().__init__(parts, examples, settings, device, tokenize, fused=self._narrow is not None)
         self.adapters, self.processes = adapters, processes
-        self.optimizer = make_optimizer(adapters, settings, self._narrow)
+        # weights that are moved together round apart from those moved one by one, and a process without rows moves so
+        self.optimizer = make_optimizer(adapters, settings, self._narrow if processes.count == 1 else None)
         self.schedule = make_schedule(self.optimizer, settings)
         # torch's fused ones leave the weights alone where a flag on the device says so: nobody needs to look first
         flagged = bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
