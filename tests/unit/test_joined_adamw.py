@@ -26,10 +26,10 @@ class Rig:
     copies: list[nn.Parameter]
     plain: torch.optim.AdamW
 
-    def step(
+    def step_alike(
         self, *, reached: int = 3, foreign: bool = False, found_inf: bool = False, scale: float | None = None
     ) -> None:
-        """One of each by the same gradients; foreign: those of the first weight come from elsewhere."""
+        """One of each by the same gradients, to the same end; foreign: the first weight's come from elsewhere."""
         with self.narrow.in_use():
             for pair in self.pairs[:reached]:
                 rows, inner, through, grad = (torch.randn(5, size).bfloat16() for size in (3, 2, 2, 4))
@@ -49,8 +49,9 @@ class Rig:
             for name in ("found_inf", "grad_scale"):
                 if hasattr(optimizer, name):
                     delattr(optimizer, name)
+        self._check()
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Weights and states are the same but for what the last values of a tensor, computed one by one, round off."""
         for weight, own in zip(self.narrow.weights, self.copies, strict=True):
             torch.testing.assert_close(weight, own, rtol=1e-5, atol=1e-7)
@@ -72,7 +73,7 @@ def make_rig(**arguments: Any) -> Rig:
         return [{"params": of[:2] + of[3:4], "lr": 0.1}, {"params": [of[2], *of[4:]], "lr": 0.01}]
 
     arguments = {"lr": 0.1, "weight_decay": 0.03, "fused": True} | arguments
-    joined = JoinedAdamW(groups(narrow.weights), narrow, **copy.deepcopy(arguments))
+    joined = JoinedAdamW(groups(narrow.weights), narrow, **arguments)
     return Rig(narrow, pairs, joined, copies, torch.optim.AdamW(groups(copies), **arguments))
 
 
@@ -81,8 +82,7 @@ def test_steps_are_torchs_own(arguments: dict[str, Any]) -> None:
     rig = make_rig(**arguments)
     before = rig.narrow.trained.whole.clone()
     for _ in range(4):
-        rig.step()
-        rig.check()
+        rig.step_alike()
     assert not torch.equal(rig.narrow.trained.whole, before)
     assert rig.joined.state[rig.narrow.weights[0]]["exp_avg"]._is_view()
 
@@ -91,72 +91,62 @@ def test_steps_are_torchs_own(arguments: dict[str, Any]) -> None:
 def test_what_is_not_joined_is_done_as_ever(arguments: dict[str, Any]) -> None:
     rig = make_rig(**arguments)
     for _ in range(2):
-        rig.step()
-        rig.check()
+        rig.step_alike()
     assert not rig.joined.state[rig.narrow.weights[0]]["exp_avg"]._is_view()
 
 
 def test_weights_without_a_gradient_stay_and_fall_behind() -> None:
     rig = make_rig()
     for reached in (3, 2, 3, 3):
-        rig.step(reached=reached)
-        rig.check()
+        rig.step_alike(reached=reached)
     assert [int(rig.joined.state[weight]["step"]) for weight in rig.narrow.weights] == [4, 4, 3, 4, 4, 3]
 
 
 def test_a_weight_may_come_late() -> None:
     rig = make_rig()
-    rig.step(reached=2)
-    rig.check()
-    rig.step()
-    rig.check()
+    rig.step_alike(reached=2)
+    rig.step_alike()
     assert int(rig.joined.state[rig.narrow.weights[2]]["step"]) == 1
 
 
 def test_what_is_not_finite_moves_nothing_and_counts_for_nothing() -> None:
     rig = make_rig()
-    rig.step()
-    rig.step(found_inf=True)
-    rig.check()
+    rig.step_alike()
+    rig.step_alike(found_inf=True)
     assert int(rig.joined.state[rig.narrow.weights[0]]["step"]) == 1
-    rig.step(scale=8.0)
-    rig.check()
+    rig.step_alike(scale=8.0)
 
 
 def test_a_saved_state_goes_on() -> None:
     rig = make_rig()
-    rig.step()
+    rig.step_alike()
     held = copy.deepcopy(rig.joined.state_dict())
     again = make_rig()
     # a state of its own that is to be forgotten
-    again.step()
-    again.joined.load_state_dict(copy.deepcopy(held))
+    again.step_alike()
+    again.joined.load_state_dict(held)
     with torch.no_grad():
         for old, new in ((rig.narrow.weights, again.narrow.weights), (rig.copies, again.copies)):
             for ours, theirs in zip(old, new, strict=True):
                 theirs.copy_(ours)
     again.plain.load_state_dict(rig.plain.state_dict())
-    again.step()
-    again.check()
+    again.step_alike()
     assert int(again.joined.state[again.narrow.weights[0]]["step"]) == 2
 
 
 def test_a_state_of_torchs_own_goes_on() -> None:
     rig = make_rig()
-    rig.step()
-    rig.step(reached=2)
+    rig.step_alike()
+    rig.step_alike(reached=2)
     rig.joined.load_state_dict(copy.deepcopy(rig.plain.state_dict()))
-    rig.step()
-    rig.check()
+    rig.step_alike()
 
 
 def test_other_gradients_than_the_joined_ones_are_stepped_by() -> None:
     rig = make_rig()
-    rig.step()
-    rig.step(foreign=True)
-    rig.check()
-    rig.step()
-    rig.check()
+    rig.step_alike()
+    rig.step_alike(foreign=True)
+    rig.step_alike()
 
 
 def test_joined_tensors_are_saved_without_a_copy_and_shared_ones_with() -> None:

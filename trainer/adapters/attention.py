@@ -7,6 +7,7 @@ recorded but the whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +22,18 @@ from .narrow import stacked
 
 @dataclass(frozen=True)
 class _Layers:
-    """The four layers of one attention with ``heads`` heads, all of them computing with their narrow weights."""
+    """The four layers of one attention with ``heads`` heads, all of them computing with their narrow weights.
+
+    shared: those whose input is the context, all three of self-attention. low: their A, one after the other.
+    """
 
     query: FusedLora
     key: FusedLora
     value: FusedLora
     out: FusedLora
     heads: int
-
-    def on_context(self, *, own: bool) -> list[FusedLora]:
-        """Those whose input is the context; own: that is the input of the queries, too."""
-        return [self.query, self.key, self.value] if own else [self.key, self.value]
+    shared: Sequence[FusedLora]
+    low: torch.Tensor
 
     def split(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
         """Rows (N·L, C) to heads (N·heads, L, d), one after the other, as products want them."""
@@ -45,6 +47,7 @@ class _Layers:
 
 def _product(left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """scale·left·right of (B, m, k) and (B, k, n)."""
+    # a factor costs nothing within the product, and is an operation of its own beside it
     room = left.new_empty(*left.shape[:2], right.shape[2])
     return torch.baddbmm(room, left, right, beta=0, alpha=scale, out=room)
 
@@ -62,9 +65,8 @@ class _LoraAttention(torch.autograd.Function):
         query, out, own = layers.query, layers.out, context is None
         rows = query.rows(x)
         source = rows if context is None else query.rows(context)
-        shared = layers.on_context(own=own)
-        lows = [each.narrow.low for each in shared]
-        inners = list((source @ stacked(lows).T).split([len(low) for low in lows], dim=1))
+        ranks = [len(each.narrow.low) for each in layers.shared]
+        inners = list((source @ layers.low.T).split(ranks, dim=1))
         if not own:
             inners.insert(0, rows @ query.narrow.low.T)
         given = zip((query, layers.key, layers.value), (rows, source, source), inners, strict=True)
@@ -86,11 +88,10 @@ class _LoraAttention(torch.autograd.Function):
         grads = [layers.joined(each) for each in _gradients(by_mixed, queries, keys, values, weights)]
         wants_x, wants_context = ctx.needs_input_grad[:2]
         if ctx.context is None:
-            by_x = backward_rows(layers.on_context(own=True), rows, inners, grads, wanted=wants_x)
+            by_x = backward_rows(layers.shared, rows, inners, grads, wanted=wants_x)
             return _as(by_x, ctx.x), None, None, None
         by_x = backward_rows([layers.query], rows, inners[:1], grads[:1], wanted=wants_x)
-        shared = layers.on_context(own=False)
-        by_context = backward_rows(shared, source, inners[1:], grads[1:], wanted=wants_context)
+        by_context = backward_rows(layers.shared, source, inners[1:], grads[1:], wanted=wants_context)
         return _as(by_x, ctx.x), _as(by_context, ctx.context), None, None
 
 
@@ -128,9 +129,9 @@ def _layers_of(attn: Attention, *, own: bool) -> _Layers | None:
     fused = [getattr(layer, "fused", None) for layer in given]
     if any(each is None or not each.uses_narrow for each in fused) or any(map(_is_looked_at, given)):
         return None
-    layers = _Layers(*fused, heads=attn.heads)
-    together = stacked([each.narrow.low for each in layers.on_context(own=own)])
-    return None if together is None else layers
+    shared = fused[:3] if own else fused[1:3]
+    low = stacked([each.narrow.low for each in shared])
+    return None if low is None else _Layers(*fused, heads=attn.heads, shared=shared, low=low)
 
 
 def _is_looked_at(layer: nn.Module) -> bool:

@@ -66,13 +66,13 @@ class JoinedAdamW(AdamW):
         if closure is not None or not plain or gradient is None:
             return super().step(closure)
         if self._joined is None:
-            self._joined = self._moved_together()
+            self._joined = self._joined_state()
         wholes = self._narrow.trained.whole, gradient, self._joined.first.whole, self._joined.second.whole
         for group, runs in zip(self.param_groups, self._runs(self._joined.taken.tolist()), strict=True):
             self._step(group, runs, [[whole[run.values] for run in runs] for whole in wholes], self._joined.taken)
         return None
 
-    def _moved_together(self) -> _State:
+    def _joined_state(self) -> _State:
         """A state of joined tensors with the values of the one that there is."""
         weights = self._narrow.weights
         first, second = (Joined(weights, torch.float32) for _ in range(2))
