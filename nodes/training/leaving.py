@@ -17,10 +17,16 @@ _PATIENCE = 300
 
 @contextmanager
 def saved_when_the_host_ends() -> Iterator[None]:
-    """Around a training in the host's worker, a daemon thread, which the interpreter's end would cut off anywhere."""
+    """Around a training in the host's worker, a daemon thread, which the interpreter's end would cut off anywhere.
+
+    Once the run is told to the disk, the worker goes no further: freeing the networks lets go of Python's lock, and
+    a thread that then finds the interpreter gone is ended within a C++ destructor, which aborts the process.
+    """
+    leaving = threading.Event()
     ended = threading.Event()
 
     def leave() -> None:
+        leaving.set()
         log.info("[Mjesec] ComfyUI ends: the training ends its step and saves its state first.")
         comfy.model_management.interrupt_current_processing(True)
         ended.wait(_PATIENCE)
@@ -30,4 +36,6 @@ def saved_when_the_host_ends() -> Iterator[None]:
         yield
     finally:
         ended.set()
+        if leaving.is_set():
+            threading.Event().wait()
         atexit.unregister(leave)

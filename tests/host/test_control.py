@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from host_graphs import node, training
-from host_server import Host, StartHost
+from host_server import Host, StartHost, setup_from_environment
 from PIL import Image
 from safetensors import safe_open
 
@@ -149,6 +150,42 @@ def test_a_host_that_is_ended_saves_its_training_first(start_host: StartHost) ->
         assert (last["event"], last["state"]) == ("end", "stopped") and last["step"] >= 5
         with safe_open(folder / "state.safetensors", framework="numpy") as state:
             assert json.loads(state.metadata()["mjesec"])["step"] == last["step"]
+
+
+# a worker that, its run saved, lets go of networks while the interpreter ends
+FREES_MEMORY = """
+import importlib.util, sys, threading, time
+comfyui, module = sys.argv.pop(1), sys.argv.pop(1)
+sys.path.insert(0, comfyui)
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch
+from comfy.model_management import processing_interrupted
+spec = importlib.util.spec_from_file_location("leaving", module)
+leaving = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(leaving)
+begun = threading.Event()
+
+def work():
+    with leaving.saved_when_the_host_ends():
+        begun.set()
+        while not processing_interrupted():
+            time.sleep(0.01)
+        print("saved", flush=True)
+    while True:
+        held = [torch.zeros(1000) for _ in range(100_000)]
+
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+"""
+
+
+def test_the_worker_frees_nothing_while_the_host_ends() -> None:
+    module = dev.ROOT / "nodes" / "training" / "leaving.py"
+    setup = setup_from_environment()
+    command = [setup.python, "-c", FREES_MEMORY, setup.comfyui, module, "--cpu"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "saved\n"), done.stderr
 
 
 def test_what_cannot_be_asked_is_refused_in_a_sentence(host: Host) -> None:
