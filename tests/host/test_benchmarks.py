@@ -68,6 +68,16 @@ def test_the_bench_sweeps_in_three_ways_and_sets_them_beside_the_aims() -> None:
     assert 0 < outside < 1
 
 
+def test_what_a_step_does_to_the_weights_is_timed_in_both_ways() -> None:
+    done = run_benchmark("optimizer", "--rank", "1", "--rounds", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "722 layers" in done.stdout
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
+    assert rows[0] == ["", "cast", "norm", "AdamW", "together"]
+    assert [row[0] for row in rows[2:]] == ["each weight in memory of its own", "joined"]
+    assert all(float(cell.removesuffix(" ms")) > 0 for row in rows[2:] for cell in row[1:])
+
+
 def test_the_figures_of_the_full_size_bench_are_drawn() -> None:
     done = run_benchmark("full_size", "--figures", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
