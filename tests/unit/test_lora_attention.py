@@ -8,7 +8,9 @@ import torch
 from pack.trainer.adapters import attention
 from pack.trainer.adapters.adapters import Adapters, add_adapters
 from pack.trainer.adapters.attention import LoraAttention
+from pack.trainer.adapters.fused import FusedLora
 from pack.trainer.adapters.narrow import NarrowPair, NarrowWeights, stacked
+from pack.trainer.adapters.texts import KeptTexts
 from pack.trainer.sdxl.attention import DirectAttention
 from pack.trainer.sdxl.parts import Parts
 from pack.trainer.settings.options import AdapterSettings
@@ -32,12 +34,15 @@ def made(**changes: object) -> tuple[Parts, Adapters, NarrowWeights]:
     return parts, adapters, narrowed(adapters)
 
 
-def outcome(unet: nn.Module, narrow: NarrowWeights, processor: DirectAttention) -> list[torch.Tensor]:
-    """The guess, and the gradients of latents, context and all adapters."""
+def outcome(
+    unet: nn.Module, narrow: NarrowWeights, processor: DirectAttention, context: torch.Tensor | None = None
+) -> list[torch.Tensor]:
+    """The guess, and the gradients of latents, all adapters, and of the context where none is given."""
     unet.set_attn_processor(processor)
     generator = torch.Generator().manual_seed(1)
     noisy = torch.randn(2, 4, 8, 8, generator=generator).requires_grad_()
-    context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).requires_grad_()
+    if context is None:
+        context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).requires_grad_()
     pooled = torch.randn(2, unet.config.projection_class_embeddings_input_dim - 6 * 256, generator=generator)
     extra = {"text_embeds": pooled, "time_ids": torch.arange(12.0).view(2, 6)}
     narrow.renew()
@@ -50,7 +55,7 @@ def outcome(unet: nn.Module, narrow: NarrowWeights, processor: DirectAttention) 
     narrow.collect()
     joined = narrow.joined_gradient()
     assert joined is not None
-    return [guess.detach(), noisy.grad, context.grad, joined.clone()]
+    return [guess.detach(), noisy.grad, joined.clone(), *([] if context.grad is None else [context.grad])]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -90,6 +95,67 @@ def test_it_may_be_computed_again_in_the_backward_pass(level: str, monkeypatch: 
     for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
     assert asked == [True] * 44
+
+
+def texts_of(unet: nn.Module, *seeds: int) -> torch.Tensor:
+    """A context of one text for each seed."""
+    size = 77, unet.config.cross_attention_dim
+    return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def products_counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each product of an attention's first three layers and its last with the base's weights, the rows."""
+    seen: list[int] = []
+    plain = FusedLora.base_rows
+
+    def base_rows(layer: FusedLora, rows: torch.Tensor) -> torch.Tensor:
+        seen.append(len(rows))
+        return plain(layer, rows)
+
+    monkeypatch.setattr(FusedLora, "base_rows", base_rows)
+    return seen
+
+
+def test_what_frozen_layers_make_of_a_text_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _, narrow = made()
+    seen, processor = products_counted(monkeypatch), LoraAttention()
+    attentions = 11
+    for number, seeds in enumerate([(1, 2), (2, 1), (1, 3), (3, 3), (2, 2)]):
+        seen.clear()
+        context = texts_of(parts.unet, *seeds)
+        ours = outcome(parts.unet, narrow, processor, context)
+        # keys and values of both texts, where one of them is new
+        assert seen.count(2 * 77) == (2 * attentions if number in (0, 2) else 0), seeds
+        assert len(seen) - seen.count(2 * 77) == (4 + 2) * attentions
+        for one, expected in zip(ours, outcome(parts.unet, narrow, DirectAttention(), context), strict=True):
+            torch.testing.assert_close(one, expected, rtol=2e-4, atol=2e-5 * float(expected.abs().max()))
+        assert all(map(torch.equal, ours, outcome(parts.unet, narrow, LoraAttention(), context)))
+
+
+def test_a_context_that_was_written_over_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _, narrow = made()
+    processor, context = LoraAttention(), texts_of(parts.unet, 1, 2)
+    before = outcome(parts.unet, narrow, processor, context)
+    context.copy_(texts_of(parts.unet, 3, 4))
+    after = outcome(parts.unet, narrow, processor, context)
+    assert not torch.equal(before[0], after[0])
+    assert all(map(torch.equal, after, outcome(parts.unet, narrow, LoraAttention(), context)))
+
+
+@pytest.mark.parametrize("most", [0, 2**17, 2**18])
+def test_no_more_is_kept_than_there_is_room_for(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _, narrow = made()
+    kept = KeptTexts(most_bytes=most)
+    monkeypatch.setattr(attention, "KeptTexts", lambda: kept)
+    processor = LoraAttention()
+    monkeypatch.undo()
+    for seeds in [(1, 2), (3, 4), (1, 4), (5, 5)]:
+        context = texts_of(parts.unet, *seeds)
+        ours = outcome(parts.unet, narrow, processor, context)
+        assert all(map(torch.equal, ours, outcome(parts.unet, narrow, LoraAttention(), context))), seeds
+    held = sum(text.nbytes + sum(each.nbytes for each in products.values()) for text, products in kept._seen)
+    assert held <= most
+    assert (held > 0) == (most > 0)
 
 
 def test_a_layer_without_an_adapter_and_one_that_is_looked_at_are_computed_by_themselves(

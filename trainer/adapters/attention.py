@@ -18,6 +18,7 @@ from torch import nn
 from ..sdxl.attention import MOST_SCORES, DirectAttention
 from .fused import FusedLora, backward_rows
 from .narrow import stacked
+from .texts import KeptTexts, Texts
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,18 @@ class _Layers:
     heads: int
     shared: Sequence[FusedLora]
     low: torch.Tensor
+
+    def projected(
+        self, rows: torch.Tensor, source: torch.Tensor, inners: Sequence[torch.Tensor], texts: Texts | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Queries of rows, keys and values of source, both (n, in); inners: of each its xAᵀ. As rows (n, C)."""
+        queries = self.query.forward_rows(rows, inners[0])
+        others = zip((self.key, self.value), inners[1:], strict=True)
+        if texts is None:
+            return queries, *(layer.forward_rows(source, inner) for layer, inner in others)
+        return queries, *(
+            torch.addmm(texts.base_rows(layer, source), inner, layer.narrow.high.T) for layer, inner in others
+        )
 
     def split(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
         """Rows (N·L, C) to heads (N·heads, L, d), one after the other, as products want them."""
@@ -56,11 +69,17 @@ class _LoraAttention(torch.autograd.Function):
     """softmax(QKᵀ/√d)V through its last layer: x (N, L, C), context (N, S, D), or None for x, to (N, L, C).
 
     anchor: any tensor with a gradient, so that the function is recorded; the adapters' gradients go to their rooms.
+    texts: the context's, where it has no gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, context: torch.Tensor | None, anchor: torch.Tensor, layers: _Layers
+        ctx: Any,
+        x: torch.Tensor,
+        context: torch.Tensor | None,
+        anchor: torch.Tensor,
+        layers: _Layers,
+        texts: Texts | None,
     ) -> torch.Tensor:
         query, out, own = layers.query, layers.out, context is None
         rows = query.rows(x)
@@ -69,8 +88,8 @@ class _LoraAttention(torch.autograd.Function):
         inners = list((source @ layers.low.T).split(ranks, dim=1))
         if not own:
             inners.insert(0, rows @ query.narrow.low.T)
-        given = zip((query, layers.key, layers.value), (rows, source, source), inners, strict=True)
-        queries, keys, values = (layers.split(each.forward_rows(*rest), len(x)) for each, *rest in given)
+        projected = layers.projected(rows, source, inners, texts)
+        queries, keys, values = (layers.split(each, len(x)) for each in projected)
         weights = _product(queries, keys.mT, queries.shape[-1] ** -0.5).softmax(dim=-1)
         mixed = layers.joined(_product(weights, values))
         inner = mixed @ out.narrow.low.T
@@ -89,10 +108,10 @@ class _LoraAttention(torch.autograd.Function):
         wants_x, wants_context = ctx.needs_input_grad[:2]
         if ctx.context is None:
             by_x = backward_rows(layers.shared, rows, inners, grads, wanted=wants_x)
-            return _as(by_x, ctx.x), None, None, None
+            return _as(by_x, ctx.x), None, None, None, None
         by_x = backward_rows([layers.query], rows, inners[:1], grads[:1], wanted=wants_x)
         by_context = backward_rows(layers.shared, source, inners[1:], grads[1:], wanted=wants_context)
-        return _as(by_x, ctx.x), _as(by_context, ctx.context), None, None
+        return _as(by_x, ctx.x), _as(by_context, ctx.context), None, None, None
 
 
 def _as(rows: torch.Tensor | None, given: tuple[torch.Size, torch.dtype]) -> torch.Tensor | None:
@@ -110,7 +129,13 @@ def _gradients(
 
 
 class LoraAttention(DirectAttention):
-    """`DirectAttention` that is one function where its layers are computed with narrow weights."""
+    """`DirectAttention` that is one function where its layers are computed with narrow weights.
+
+    What the frozen layers make of texts that come again is kept (`KeptTexts`), for all attentions that share this.
+    """
+
+    def __init__(self) -> None:
+        self._texts = KeptTexts()
 
     def attended(self, attn: Attention, hidden_states: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """As the other: hidden_states (N, L, C); other (N, S, D), or None for self-attention. Returns (N, L, C)."""
@@ -120,7 +145,8 @@ class LoraAttention(DirectAttention):
             layers = _layers_of(attn, own=other is None)
         if layers is None:
             return super().attended(attn, hidden_states, other)
-        return _LoraAttention.apply(hidden_states, other, layers.query.narrow.low, layers)
+        texts = None if other is None or other.requires_grad else self._texts.of(other)
+        return _LoraAttention.apply(hidden_states, other, layers.query.narrow.low, layers, texts)
 
 
 def _layers_of(attn: Attention, *, own: bool) -> _Layers | None:

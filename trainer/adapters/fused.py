@@ -174,8 +174,12 @@ class FusedLora:
 
     def forward_rows(self, rows: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         """xWᵀ + b + (xAᵀ)Bᵀ with the narrow weights: x (n, in) and xAᵀ (n, r) to (n, out)."""
+        return self.base_rows(rows).addmm_(inner, self.narrow.high.T)
+
+    def base_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """xWᵀ + b, without the adapter: x (n, in) to (n, out)."""
         bias = None if self._base.bias is None else self._base.bias.to(self._dtype)
-        return F.linear(rows, self._wide_weight(), bias).addmm_(inner, self.narrow.high.T)
+        return F.linear(rows, self._wide_weight(), bias)
 
     def _wide_weight(self) -> torch.Tensor:
         return self._scratch.widened(self._base.weight, self._dtype)
