@@ -19,8 +19,8 @@ _PATIENCE = 300
 def saved_when_the_host_ends() -> Iterator[None]:
     """Around a training in the host's worker, a daemon thread, which the interpreter's end would cut off anywhere.
 
-    Once the run is told to the disk, the worker goes no further: freeing the networks lets go of Python's lock, and
-    a thread that then finds the interpreter gone is ended within a C++ destructor, which aborts the process.
+    Where the host ends, the worker goes no further once this is left: freeing networks lets go of Python's lock, and a
+    thread that then finds the interpreter gone is ended within a C++ destructor, which aborts the process.
     """
     leaving = threading.Event()
     ended = threading.Event()
@@ -34,8 +34,13 @@ def saved_when_the_host_ends() -> Iterator[None]:
     atexit.register(leave)
     try:
         yield
+    except BaseException as error:
+        if leaving.is_set() and not isinstance(error, comfy.model_management.InterruptProcessingException):
+            # the host will not come to tell it
+            log.error("[Mjesec] %s", error)
+        raise
     finally:
+        atexit.unregister(leave)
         ended.set()
         if leaving.is_set():
             threading.Event().wait()
-        atexit.unregister(leave)

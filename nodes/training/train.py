@@ -90,19 +90,20 @@ class TrainLora(io.ComfyNode):
         host.check_model(model)
         host.check_clip(clip, model)
         host.check_vae(vae)
-        try:
-            with torch.inference_mode(False), no_spill(host.training_device()), saved_when_the_host_ends():
-                job = make_job(model, clip, vae, dataset, settings, samples, origin_of(cls.hidden))
-                result = train(job)
-                lora = read_lora(result.path)
-        except Cancelled as stop:
-            # for the host it is no error either: what comes after this node has nothing to work with
-            raise InterruptProcessingException from stop
-        except BaseException as error:
-            host.forget_frames(error)
-            raise
-        finally:
-            host.give_back()
+        with saved_when_the_host_ends():
+            try:
+                with torch.inference_mode(False), no_spill(host.training_device()):
+                    job = make_job(model, clip, vae, dataset, settings, samples, origin_of(cls.hidden))
+                    result = train(job)
+                    lora = read_lora(result.path)
+            except Cancelled as stop:
+                # for the host it is no error either: what comes after this node has nothing to work with
+                raise InterruptProcessingException from stop
+            except BaseException as error:
+                host.forget_frames(error)
+                raise
+            finally:
+                host.give_back()
         if result.stopped:
             global _stopped_runs
             _stopped_runs += 1

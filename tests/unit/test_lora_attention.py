@@ -12,9 +12,12 @@ from pack.trainer.adapters.fused import FusedLora
 from pack.trainer.adapters.narrow import NarrowPair, NarrowWeights, stacked
 from pack.trainer.adapters.texts import KeptTexts
 from pack.trainer.sdxl.attention import DirectAttention
+from pack.trainer.sdxl.checkpointing import LEVELS
 from pack.trainer.sdxl.parts import Parts
-from pack.trainer.settings.options import AdapterSettings
-from tiny_parts import make_settings
+from pack.trainer.settings.options import AdapterSettings, CaptionSettings
+from pack.trainer.training.loop import Trainer
+from pack.trainer.training.memory import spare
+from tiny_parts import assert_same, make_examples, make_settings, make_trainer, weights_of
 from torch import nn
 
 
@@ -34,17 +37,23 @@ def made(**changes: object) -> tuple[Parts, Adapters, NarrowWeights]:
     return parts, adapters, narrowed(adapters)
 
 
+def texts_of(unet: nn.Module, *seeds: int) -> torch.Tensor:
+    """A context of one text for each seed."""
+    size = 77, unet.config.cross_attention_dim
+    return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
 def outcome(
     unet: nn.Module, narrow: NarrowWeights, processor: DirectAttention, context: torch.Tensor | None = None
 ) -> list[torch.Tensor]:
     """The guess, and the gradients of latents, all adapters, and of the context where none is given."""
     unet.set_attn_processor(processor)
-    generator = torch.Generator().manual_seed(1)
-    noisy = torch.randn(2, 4, 8, 8, generator=generator).requires_grad_()
     if context is None:
-        context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).requires_grad_()
-    pooled = torch.randn(2, unet.config.projection_class_embeddings_input_dim - 6 * 256, generator=generator)
-    extra = {"text_embeds": pooled, "time_ids": torch.arange(12.0).view(2, 6)}
+        context = texts_of(unet, 1, 2).requires_grad_()
+    generator, count = torch.Generator().manual_seed(1), len(context)
+    noisy = torch.randn(count, 4, 8, 8, generator=generator).requires_grad_()
+    pooled = torch.randn(count, unet.config.projection_class_embeddings_input_dim - 6 * 256, generator=generator)
+    extra = {"text_embeds": pooled, "time_ids": torch.arange(6.0 * count).view(count, 6)}
     narrow.renew()
     with narrow.in_use():
         guess = unet(noisy, 500, encoder_hidden_states=context, added_cond_kwargs=extra, return_dict=False)[0]
@@ -79,7 +88,7 @@ def test_guess_and_gradients_are_those_of_layer_by_layer(storage: str, monkeypat
     asked = counted(monkeypatch)
     expected = outcome(parts.unet, narrow, DirectAttention())
     assert asked == []
-    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
+    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention(KeptTexts())), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
     assert asked == [True] * 22
 
@@ -92,19 +101,13 @@ def test_it_may_be_computed_again_in_the_backward_pass(level: str, monkeypatch: 
     expected = outcome(parts.unet, narrow, DirectAttention())
     use_checkpointing(parts, level, text=False, drops=False)
     asked = counted(monkeypatch)
-    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
+    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention(KeptTexts())), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
     assert asked == [True] * 44
 
 
-def texts_of(unet: nn.Module, *seeds: int) -> torch.Tensor:
-    """A context of one text for each seed."""
-    size = 77, unet.config.cross_attention_dim
-    return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
 def products_counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of each product of an attention's first three layers and its last with the base's weights, the rows."""
+    """Of each product of an attention's layers with the base's weights, the rows."""
     seen: list[int] = []
     plain = FusedLora.base_rows
 
@@ -118,44 +121,78 @@ def products_counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_what_frozen_layers_make_of_a_text_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parts, _, narrow = made()
-    seen, processor = products_counted(monkeypatch), LoraAttention()
-    attentions = 11
-    for number, seeds in enumerate([(1, 2), (2, 1), (1, 3), (3, 3), (2, 2)]):
+    seen, processor = products_counted(monkeypatch), LoraAttention(KeptTexts())
+    # of 11 cross-attentions; of several texts at once nothing is kept
+    for *seeds, products in [(1, 22), (2, 22), (1, 0), (1, 0), (2, 0), (1, 2, 22), (1, 2, 22), (3, 22), (1, 0)]:
         seen.clear()
         context = texts_of(parts.unet, *seeds)
         ours = outcome(parts.unet, narrow, processor, context)
-        # keys and values of both texts, where one of them is new
-        assert seen.count(2 * 77) == (2 * attentions if number in (0, 2) else 0), seeds
-        assert len(seen) - seen.count(2 * 77) == (4 + 2) * attentions
+        assert seen.count(77 * len(seeds)) == products, seeds
+        assert len(seen) - products == (4 + 2) * 11
         for one, expected in zip(ours, outcome(parts.unet, narrow, DirectAttention(), context), strict=True):
             torch.testing.assert_close(one, expected, rtol=2e-4, atol=2e-5 * float(expected.abs().max()))
-        assert all(map(torch.equal, ours, outcome(parts.unet, narrow, LoraAttention(), context)))
+        fresh = LoraAttention(KeptTexts())
+        assert all(map(torch.equal, ours, outcome(parts.unet, narrow, fresh, context)))
 
 
-def test_a_context_that_was_written_over_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_that_was_written_over_is_another() -> None:
     parts, _, narrow = made()
-    processor, context = LoraAttention(), texts_of(parts.unet, 1, 2)
+    processor, context = LoraAttention(KeptTexts()), texts_of(parts.unet, 1)
     before = outcome(parts.unet, narrow, processor, context)
-    context.copy_(texts_of(parts.unet, 3, 4))
+    context.copy_(texts_of(parts.unet, 2))
     after = outcome(parts.unet, narrow, processor, context)
     assert not torch.equal(before[0], after[0])
-    assert all(map(torch.equal, after, outcome(parts.unet, narrow, LoraAttention(), context)))
+    assert all(map(torch.equal, after, outcome(parts.unet, narrow, LoraAttention(KeptTexts()), context)))
 
 
-@pytest.mark.parametrize("most", [0, 2**17, 2**18])
-def test_no_more_is_kept_than_there_is_room_for(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [0, 2**16, 2**18])
+def test_no_more_is_kept_than_there_is_room_for(most: int) -> None:
     parts, _, narrow = made()
-    kept = KeptTexts(most_bytes=most)
-    monkeypatch.setattr(attention, "KeptTexts", lambda: kept)
-    processor = LoraAttention()
-    monkeypatch.undo()
-    for seeds in [(1, 2), (3, 4), (1, 4), (5, 5)]:
-        context = texts_of(parts.unet, *seeds)
-        ours = outcome(parts.unet, narrow, processor, context)
-        assert all(map(torch.equal, ours, outcome(parts.unet, narrow, LoraAttention(), context))), seeds
-    held = sum(text.nbytes + sum(each.nbytes for each in products.values()) for text, products in kept._seen)
+    texts = KeptTexts(most_bytes=most)
+    for seed in (1, 2, 3, 1, 2, 4):
+        context = texts_of(parts.unet, seed)
+        ours = outcome(parts.unet, narrow, LoraAttention(texts), context)
+        fresh = LoraAttention(KeptTexts())
+        assert all(map(torch.equal, ours, outcome(parts.unet, narrow, fresh, context))), seed
+    held = sum(text.nbytes + sum(each.nbytes for each in products.values()) for text, products in texts._seen)
     assert held <= most
     assert (held > 0) == (most > 0)
+
+
+def test_nothing_is_kept_where_memory_is_scarce_or_captions_vary() -> None:
+    trainer = make_trainer(make_settings(train="unet", precision="bf16", batch_size=1))
+    trainer.step()
+    assert trainer.texts._seen
+    spare(trainer, LEVELS[-1])
+    trainer.step()
+    assert not trainer.texts._seen
+    # the networks are shared among tests
+    spare(trainer, LEVELS[0])
+    varied = make_settings(train="unet", precision="bf16", batch_size=1, captions=CaptionSettings(shuffle=True))
+    trainer = Trainer(
+        trainer.parts, trainer.adapters, make_examples(), varied, tiny_parts.CPU, tokenize=tiny_parts.tokenize
+    )
+    trainer.step()
+    assert not trainer.texts._seen
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_training_learns_the_same_to_the_bit_whether_texts_are_kept(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(train="unet", precision=precision, batch_size=1, steps=6)
+    seen, learnt, computed = products_counted(monkeypatch), [], []
+    for kept in (True, False):
+        seen.clear()
+        trainer = make_trainer(settings)
+        trainer.texts.keep(kept)
+        for _ in range(6):
+            trainer.step()
+        learnt.append(weights_of(trainer))
+        computed.append(seen.count(77))
+    assert_same(*learnt)
+    # four captions in six steps
+    assert computed == [4 * 22, 6 * 22]
 
 
 def test_a_layer_without_an_adapter_and_one_that_is_looked_at_are_computed_by_themselves(
@@ -167,7 +204,7 @@ def test_a_layer_without_an_adapter_and_one_that_is_looked_at_are_computed_by_th
     layer.register_forward_hook(lambda _, __, out: looked.append(out))
     asked = counted(monkeypatch)
     expected = outcome(parts.unet, narrow, DirectAttention())
-    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention()), expected, strict=True):
+    for ours, theirs in zip(outcome(parts.unet, narrow, LoraAttention(KeptTexts())), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
     assert asked == [False, False] + [True, False] * 10
     assert len(looked) == 2
@@ -178,7 +215,7 @@ def test_without_gradients_or_adapters_the_base_computes(monkeypatch: pytest.Mon
     attn = next(module for name, module in parts.unet.named_modules() if name.endswith("attn1"))
     hidden = torch.randn(1, 9, attn.query_dim)
     asked = counted(monkeypatch)
-    attn.set_processor(LoraAttention())
+    attn.set_processor(LoraAttention(KeptTexts()))
     narrow.renew()
     with narrow.in_use():
         with torch.no_grad():
@@ -198,7 +235,7 @@ def test_many_scores_go_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> 
     parts, _, narrow = made()
     monkeypatch.setattr(attention, "MOST_SCORES", 100)
     asked = counted(monkeypatch)
-    outcome(parts.unet, narrow, LoraAttention())
+    outcome(parts.unet, narrow, LoraAttention(KeptTexts()))
     # of 4 and 16 positions, seen from themselves and from 77 tokens, only 4² are fewer
     assert asked == [True] * 6
 

@@ -25,6 +25,7 @@ RUNS = {
         "precision": "bf16",
         "optimizer_options": OptimizerSettings(lora_plus_ratio=4.0),
     },
+    "bf16, one caption at a time, whose keys are kept": {"precision": "bf16", "train": "unet", "batch_size": 1},
     "adafactor with its own rates": {"optimizer": "adafactor", "adafactor_relative_step": True},
     "fp16, accumulation, adafactor and cosine": {
         "optimizer": "adafactor",

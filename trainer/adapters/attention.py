@@ -7,8 +7,9 @@ recorded but the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from ..sdxl.attention import MOST_SCORES, DirectAttention
 from .fused import FusedLora, backward_rows
 from .narrow import stacked
-from .texts import KeptTexts, Texts
+from .texts import KeptTexts
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,6 @@ class _Layers:
     heads: int
     shared: Sequence[FusedLora]
     low: torch.Tensor
-
-    def projected(
-        self, rows: torch.Tensor, source: torch.Tensor, inners: Sequence[torch.Tensor], texts: Texts | None
-    ) -> tuple[torch.Tensor, ...]:
-        """Queries of rows, keys and values of source, both (n, in); inners: of each its xAᵀ. As rows (n, C)."""
-        queries = self.query.forward_rows(rows, inners[0])
-        others = zip((self.key, self.value), inners[1:], strict=True)
-        if texts is None:
-            return queries, *(layer.forward_rows(source, inner) for layer, inner in others)
-        return queries, *(
-            torch.addmm(texts.base_rows(layer, source), inner, layer.narrow.high.T) for layer, inner in others
-        )
 
     def split(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
         """Rows (N·L, C) to heads (N·heads, L, d), one after the other, as products want them."""
@@ -69,7 +58,7 @@ class _LoraAttention(torch.autograd.Function):
     """softmax(QKᵀ/√d)V through its last layer: x (N, L, C), context (N, S, D), or None for x, to (N, L, C).
 
     anchor: any tensor with a gradient, so that the function is recorded; the adapters' gradients go to their rooms.
-    texts: the context's, where it has no gradient.
+    forward_rows: `FusedLora.forward_rows` of a layer whose input is the context.
     """
 
     @staticmethod
@@ -79,7 +68,7 @@ class _LoraAttention(torch.autograd.Function):
         context: torch.Tensor | None,
         anchor: torch.Tensor,
         layers: _Layers,
-        texts: Texts | None,
+        forward_rows: Callable[[FusedLora, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         query, out, own = layers.query, layers.out, context is None
         rows = query.rows(x)
@@ -88,7 +77,8 @@ class _LoraAttention(torch.autograd.Function):
         inners = list((source @ layers.low.T).split(ranks, dim=1))
         if not own:
             inners.insert(0, rows @ query.narrow.low.T)
-        projected = layers.projected(rows, source, inners, texts)
+        given = zip((layers.key, layers.value), inners[1:], strict=True)
+        projected = query.forward_rows(rows, inners[0]), *(forward_rows(each, source, inner) for each, inner in given)
         queries, keys, values = (layers.split(each, len(x)) for each in projected)
         weights = _product(queries, keys.mT, queries.shape[-1] ** -0.5).softmax(dim=-1)
         mixed = layers.joined(_product(weights, values))
@@ -131,11 +121,11 @@ def _gradients(
 class LoraAttention(DirectAttention):
     """`DirectAttention` that is one function where its layers are computed with narrow weights.
 
-    What the frozen layers make of texts that come again is kept (`KeptTexts`), for all attentions that share this.
+    texts: what is kept of contexts that come again, for all attentions that share this.
     """
 
-    def __init__(self) -> None:
-        self._texts = KeptTexts()
+    def __init__(self, texts: KeptTexts) -> None:
+        self._texts = texts
 
     def attended(self, attn: Attention, hidden_states: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """As the other: hidden_states (N, L, C); other (N, S, D), or None for self-attention. Returns (N, L, C)."""
@@ -145,8 +135,9 @@ class LoraAttention(DirectAttention):
             layers = _layers_of(attn, own=other is None)
         if layers is None:
             return super().attended(attn, hidden_states, other)
-        texts = None if other is None or other.requires_grad else self._texts.of(other)
-        return _LoraAttention.apply(hidden_states, other, layers.query.narrow.low, layers, texts)
+        products = None if other is None else self._texts.of(other)
+        forward_rows = partial(self._texts.forward_rows, products)
+        return _LoraAttention.apply(hidden_states, other, layers.query.narrow.low, layers, forward_rows)
 
 
 def _layers_of(attn: Attention, *, own: bool) -> _Layers | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from .fused import FusedLora
@@ -14,43 +12,47 @@ MOST_BYTES = 2**27
 Products = dict[FusedLora, torch.Tensor]
 
 
-class Texts:
-    """The texts of one batch, and what is kept of each."""
-
-    def __init__(self, keeper: KeptTexts, products: Sequence[Products]) -> None:
-        self._keeper, self._products = keeper, products
-
-    def base_rows(self, layer: FusedLora, rows: torch.Tensor) -> torch.Tensor:
-        """`FusedLora.base_rows` of the texts' rows (N·S, in), computed where a text is new; not to be changed."""
-        kept = [products[layer] for products in self._products if layer in products]
-        if len(kept) == len(self._products):
-            return kept[0] if len(kept) == 1 else torch.cat(kept)
-        made = layer.base_rows(rows)
-        for products, own in zip(self._products, made.chunk(len(self._products)), strict=True):
-            if layer not in products and self._keeper.takes(own):
-                products[layer] = own.clone()
-        return made
-
-
 class KeptTexts:
     """What frozen layers made of the first texts that they saw, up to ``most_bytes`` with the texts.
 
-    A text is known by its values, not by where they come from: what is kept is, to the bit, what would be made of it.
+    Only of texts that are a batch by themselves: what a product comes to depends, in its last bits, on the number of
+    rows, and a run that goes on from a state must not see another than one that was never interrupted. A text is known
+    by its values, not by where they come from.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._room = most_bytes
+        self._most = self._room = most_bytes
         self._seen: list[tuple[torch.Tensor, Products]] = []
         # all attentions of a step ask for the same
-        self._last: tuple[torch.Tensor, int, Texts] | None = None
+        self._last: tuple[torch.Tensor, int, Products] | None = None
 
-    def of(self, context: torch.Tensor) -> Texts:
-        """Those of the context (N, S, D), which has no gradient."""
+    def keep(self, wanted: bool) -> None:
+        """Let go of everything, and from here on keep what comes, or nothing."""
+        self._room = self._most if wanted else 0
+        self._seen.clear()
+        self._last = None
+
+    def of(self, context: torch.Tensor) -> Products | None:
+        """Where the products of a context (N, S, D) are kept; None where none are."""
+        if len(context) != 1 or context.requires_grad:
+            return None
         if self._last is None or self._last[0] is not context or self._last[1] != context._version:
-            self._last = context, context._version, Texts(self, [self._found(text) for text in context])
+            self._last = context, context._version, self._found(context)
         return self._last[2]
 
-    def takes(self, tensor: torch.Tensor) -> bool:
+    def forward_rows(
+        self, products: Products | None, layer: FusedLora, rows: torch.Tensor, inner: torch.Tensor
+    ) -> torch.Tensor:
+        """`FusedLora.forward_rows`; without the adapter it is computed where it is not in ``products``."""
+        if products is None:
+            return layer.forward_rows(rows, inner)
+        if (kept := products.get(layer)) is None:
+            kept = layer.base_rows(rows)
+            if self._takes(kept):
+                products[layer] = kept
+        return torch.addmm(kept, inner, layer.narrow.high.T)
+
+    def _takes(self, tensor: torch.Tensor) -> bool:
         """Whether there is room for it, which is then taken."""
         if tensor.nbytes > self._room:
             return False
@@ -62,9 +64,10 @@ class KeptTexts:
             if seen.dtype == text.dtype and torch.equal(seen, text):
                 return products
         products: Products = {}
-        if self.takes(text):
-            self._seen.append((text.clone(), products))
+        own = text.clone()
+        if self._takes(own):
+            self._seen.append((own, products))
         else:
-            # nor for what would be kept of it and never found again
+            # else its products would be kept without the text by which to find them
             self._room = 0
         return products

@@ -26,6 +26,8 @@ def spare(trainer: Trainer, level: str) -> None:
     settings = trainer.settings
     use_checkpointing(trainer.parts, level, text=settings.trains_text, drops=settings.adapter.drops)
     trainer.checkpointing = level
+    # where memory is scarce it has better uses
+    trainer.texts.keep(level == LEVELS[0])
     trainer.forget_graphs()
 
 

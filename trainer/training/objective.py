@@ -9,6 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..adapters.attention import LoraAttention
+from ..adapters.texts import KeptTexts
 from ..device import to_device
 from ..sdxl.compiled import compile_blocks
 from ..sdxl.convolution import use_products
@@ -52,6 +53,8 @@ class Objective:
         # every layer then computes in the dtype by itself: autocast would cast to and fro around each norm, and keep
         # each widened weight for the backward pass
         self._native = fused or self.dtype == torch.float32
+        # of captions that change what is kept would hardly ever come again
+        self.texts = KeptTexts(0) if settings.captions.varies else KeptTexts()
         self._prepare_networks()
         self.plan = Plan(examples, settings)
         self._alpha_bar = parts.alpha_bar.to(device)
@@ -66,7 +69,7 @@ class Objective:
     def _prepare_networks(self) -> None:
         unet = self.parts.unet
         if self.device.type == "cpu":
-            unet.set_attn_processor(LoraAttention())
+            unet.set_attn_processor(LoraAttention(self.texts))
             if self.dtype == torch.bfloat16:
                 use_products(unet, self.dtype)
         if self._native:
