@@ -26,7 +26,6 @@ from torch import nn
 LEVELS = ((640, 10, 5), (1280, 60, 6))
 TEXT = 2048
 RATE, MOST_NORM = 1e-4, 1.0
-Weights = list[nn.Parameter]
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ class Apart:
     name = "each weight in memory of its own"
 
     def __init__(self, rank: int) -> None:
-        shapes = [(rank, size) for _, size in layers()] + [(size, rank) for size, _ in layers()]
-        self.weights: Weights = [nn.Parameter(torch.randn(shape) / 100) for shape in shapes]
+        sizes = layers()
+        shapes = [(rank, before) for _, before in sizes] + [(after, rank) for after, _ in sizes]
+        self.weights = [nn.Parameter(torch.randn(shape) / 100) for shape in shapes]
         self._narrow = [weight.detach().bfloat16() for weight in self.weights]
         self._gradients = [torch.randn_like(tensor) for tensor in self._narrow]
         for weight in self.weights:

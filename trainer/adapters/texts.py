@@ -24,7 +24,7 @@ class KeptTexts:
         self._most = self._room = most_bytes
         self._seen: list[tuple[torch.Tensor, Products]] = []
         # all attentions of a step ask for the same
-        self._last: tuple[torch.Tensor, int, Products] | None = None
+        self._last: tuple[torch.Tensor, int, Products | None] | None = None
 
     def keep(self, wanted: bool) -> None:
         """Let go of everything, and from here on keep what comes, or nothing."""
@@ -59,15 +59,11 @@ class KeptTexts:
         self._room -= tensor.nbytes
         return True
 
-    def _found(self, text: torch.Tensor) -> Products:
+    def _found(self, text: torch.Tensor) -> Products | None:
         for seen, products in self._seen:
             if seen.dtype == text.dtype and torch.equal(seen, text):
                 return products
-        products: Products = {}
-        own = text.clone()
-        if self._takes(own):
-            self._seen.append((own, products))
-        else:
-            # else its products would be kept without the text by which to find them
-            self._room = 0
-        return products
+        if not self._takes(text):
+            return None
+        self._seen.append((text.clone(), {}))
+        return self._seen[-1][1]
